@@ -1,0 +1,229 @@
+//! `result.json`: the measured outcome of one cell attempt or one `bench`, in the shape that outsiders rely on. Units
+//! are part of every key. How each number is computed is documented in `metrics`.
+
+use std::collections::BTreeMap;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::record::ClockEpoch;
+
+/// Version of `result.json`.
+pub const RESULT_SCHEMA_VERSION: u32 = 1;
+
+/// The whole document.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct BenchResult {
+    /// Always [`RESULT_SCHEMA_VERSION`] when written by this version.
+    pub schema: u32,
+    /// The clock that the records beside this file refer to.
+    pub clock: ClockEpoch,
+    /// Request counts of the measured window.
+    pub requests: RequestCounts,
+    /// Failed requests per failure code.
+    pub failures: BTreeMap<String, u64>,
+    /// Length of the measured window in seconds.
+    pub duration_s: f64,
+    /// Prompt tokens of completed requests.
+    pub input_tokens: u64,
+    /// Output tokens of completed requests.
+    pub output_tokens: u64,
+    /// Completed requests per provenance of their token count.
+    pub token_source: BTreeMap<String, u64>,
+    /// Rates over the window.
+    pub throughput: Throughput,
+    /// Requests that met every request SLO, per second; `None` without a request SLO.
+    pub goodput_requests_per_s: Option<f64>,
+    /// Requests in flight.
+    pub concurrency: Concurrency,
+    /// Latency distributions over successes.
+    pub latency_ms: Latencies,
+    /// What the client knows about its own error.
+    pub client: ClientQuality,
+    /// The same numbers over the steady part of the window, when one was found.
+    pub steady: Option<SteadyWindow>,
+    /// May these numbers be believed?
+    pub verdict: Verdict,
+    /// Time-means and counter increases of the server's own metrics; `None` when the server showed none.
+    #[serde(default)]
+    pub server: Option<ServerSummary>,
+}
+
+/// Counts over the measured window.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct RequestCounts {
+    /// Arrivals that the schedule put into the window.
+    pub scheduled: u64,
+    /// Of these, sent.
+    pub sent: u64,
+    /// Of these, successful.
+    pub completed: u64,
+    /// Failed, timed out or refused.
+    pub failed: u64,
+    /// Cut off by the end of the run, neither success nor failure.
+    pub censored: u64,
+}
+
+/// Rates over the window.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Throughput {
+    /// Output tokens whose event fell into the window, per second.
+    pub output_tokens_per_s: f64,
+    /// Successful requests per second.
+    pub requests_per_s: f64,
+}
+
+/// Requests in flight over the window.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Concurrency {
+    /// Time integral of the in-flight count divided by the window.
+    pub mean: f64,
+    /// Maximum of the in-flight step function.
+    pub max: u64,
+}
+
+/// One latency distribution in milliseconds. `None` where nothing was measured.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Quantiles {
+    /// Arithmetic mean.
+    pub mean: Option<f64>,
+    /// Median (linear interpolation, numpy type 7), as all percentiles here.
+    pub p50: Option<f64>,
+    /// 90th percentile.
+    pub p90: Option<f64>,
+    /// 95th percentile.
+    pub p95: Option<f64>,
+    /// 99th percentile.
+    pub p99: Option<f64>,
+    /// Largest sample.
+    pub max: Option<f64>,
+    /// Number of samples.
+    pub n: u64,
+    /// Order-statistic confidence intervals (95 %) for quantiles within this run.
+    pub ci95: QuantileIntervals,
+}
+
+/// Order-statistic confidence intervals of a [`Quantiles`].
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct QuantileIntervals {
+    /// Of the median; `None` with too few samples.
+    pub p50: Option<[f64; 2]>,
+    /// Of the 99th percentile; `None` with too few samples.
+    pub p99: Option<[f64; 2]>,
+}
+
+/// All latency distributions; definitions in `metrics`.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Latencies {
+    /// Time to first token: t_first − t_send.
+    pub ttft: Quantiles,
+    /// t_first − t_sched.
+    pub ttft_sched: Quantiles,
+    /// Time to first non-reasoning token: t_out − t_send.
+    pub ttfo: Quantiles,
+    /// Gaps between token-bearing events.
+    pub icl: Quantiles,
+    /// Gap per token, each gap counted once per token it carries (smoothed).
+    pub itl: Quantiles,
+    /// (t_last − t_first)/(N − n_first) per request.
+    pub tpot: Quantiles,
+    /// (t_last − t_first)/(N − 1) per request, as vLLM defines it.
+    pub tpot_vllm: Quantiles,
+    /// t_last − t_send.
+    pub e2e: Quantiles,
+    /// t_last − t_sched.
+    pub e2e_sched: Quantiles,
+}
+
+/// The client's own error.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct ClientQuality {
+    /// t_send (or slot wait start) minus t_sched: how late the client itself was.
+    pub lateness_ms: Quantiles,
+    /// CPU seconds (user + system) of the load threads.
+    pub cpu_s: f64,
+    /// Load threads.
+    pub threads: u32,
+    /// TTFT error seen on the in-process canary stream.
+    pub canary_ttft_error_ms: Option<Quantiles>,
+    /// ITL error seen on the in-process canary stream.
+    pub canary_itl_error_ms: Option<Quantiles>,
+}
+
+/// The steady part of a window.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct SteadyWindow {
+    /// Start, seconds after the window's start.
+    pub start_s: f64,
+    /// End, seconds after the window's start.
+    pub end_s: f64,
+    /// Requests counted.
+    pub n: u64,
+    /// Rates over it.
+    pub throughput: Throughput,
+    /// Latencies of requests sent inside it.
+    pub latency_ms: Latencies,
+}
+
+/// `ok`, or reasons why a cell or a comparison must not be believed.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Verdict {
+    /// True exactly when no reason of severity `invalid` stands.
+    pub ok: bool,
+    /// What was found, worst first.
+    pub reasons: Vec<VerdictReason>,
+}
+
+/// One reason.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct VerdictReason {
+    /// A code that `servelab explain` knows.
+    pub code: String,
+    /// The evidence, in one sentence with its numbers.
+    pub detail: String,
+    /// How bad it is.
+    #[serde(default)]
+    pub severity: Severity,
+}
+
+/// What a verdict reason does to a result.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Severity {
+    /// The result must not be ranked or compared.
+    #[default]
+    Invalid,
+    /// The result stands, but readers must know this.
+    Warning,
+}
+
+/// The server's own metrics over the window, summed over engines where that makes sense.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct ServerSummary {
+    /// Increase of the preemption counter over the window, all engines.
+    pub preemptions: Option<f64>,
+    /// Time-mean of KV-cache usage (0–1), mean over engines.
+    pub kv_usage_mean: Option<f64>,
+    /// Largest KV-cache usage seen (0–1).
+    pub kv_usage_max: Option<f64>,
+    /// Time-mean of running requests, summed over engines.
+    pub running_mean: Option<f64>,
+    /// Largest number of running requests, summed over engines.
+    pub running_max: Option<f64>,
+    /// Time-mean of waiting requests, summed over engines.
+    pub waiting_mean: Option<f64>,
+    /// Increase of the generated-token counter over the window.
+    pub generation_tokens: Option<f64>,
+    /// Increase of the prompt-token counter over the window.
+    pub prompt_tokens: Option<f64>,
+    /// Prefix-cache hits / queries over the window (0–1).
+    pub prefix_hit_rate: Option<f64>,
+    /// Increase of the finished-request counter over the window.
+    pub requests_finished: Option<f64>,
+    /// Mean TTFT by the server's histogram over the window, milliseconds.
+    pub ttft_mean_ms: Option<f64>,
+    /// Mean inter-token latency by the server's histogram over the window, milliseconds.
+    pub itl_mean_ms: Option<f64>,
+    /// Scrapes that succeeded.
+    pub scrapes: u64,
+}

@@ -1,0 +1,2 @@
+//! servelab
+fn main() {}
