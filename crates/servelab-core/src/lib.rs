@@ -2,6 +2,7 @@
 //! verdicts. No file, clock, thread, socket or random source is touched here; time and seeds arrive as arguments.
 
 pub mod event;
+pub mod expr;
 pub mod ids;
 pub mod plan;
 pub mod record;
