@@ -8,3 +8,4 @@ pub mod plan;
 pub mod record;
 pub mod result;
 pub mod state;
+pub mod workload;
