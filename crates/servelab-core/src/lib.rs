@@ -8,4 +8,5 @@ pub mod plan;
 pub mod record;
 pub mod result;
 pub mod state;
+pub mod version;
 pub mod workload;
