@@ -3,10 +3,17 @@
 
 pub mod event;
 pub mod expr;
+pub mod version;
+pub mod identity;
 pub mod ids;
+pub mod metrics;
+pub mod ordered;
 pub mod plan;
 pub mod record;
 pub mod result;
+pub mod site;
+pub mod source;
 pub mod state;
-pub mod version;
 pub mod workload;
+pub mod study;
+pub mod yaml;

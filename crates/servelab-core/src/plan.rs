@@ -240,8 +240,50 @@ pub struct PlannedCell {
     pub load: Load,
     /// Repeat number, from 0.
     pub repeat: u32,
+    /// How it is measured; part of its identity.
+    pub settings: CellSettings,
     /// Can it run?
     pub status: PlanStatus,
     /// Why not.
     pub reasons: Vec<String>,
+}
+
+/// How a cell is measured.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct CellSettings {
+    /// When the level ends.
+    pub stop: StopAt,
+    /// Requests sent before the window opens.
+    pub warmup_requests: u32,
+    /// Seed of prompts and arrivals.
+    pub seed: u64,
+    /// Seconds after which a request counts as failed.
+    pub request_timeout_s: f64,
+    /// Cap on output tokens, if any.
+    pub output_max: Option<u32>,
+    /// Generate exactly the asked number of tokens.
+    pub ignore_eos: bool,
+    /// `completions` or `chat`; `None` lets the prompt's form decide.
+    pub endpoint: Option<String>,
+    /// Sampling temperature.
+    pub temperature: f64,
+    /// Prompts may be used more than once within a server start.
+    pub reuse_prompts: bool,
+}
+
+/// When a load level ends.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum StopAt {
+    /// After this many requests.
+    Requests(u32),
+    /// After this many seconds.
+    DurationS(f64),
+    /// When the server is steady.
+    Steady {
+        /// Not before, seconds.
+        min_s: f64,
+        /// Not after, seconds.
+        max_s: f64,
+    },
 }
