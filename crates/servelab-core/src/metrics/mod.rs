@@ -1,0 +1,24 @@
+//! Every metric's definition, computed from raw records after the run. Stamps in, numbers out: no clock, no file. The
+//! formulas are documented in [`METRIC_DOCS`], from which the documentation page is generated. Whether the numbers deserve
+//! belief is decided in `verdict`.
+
+mod docs;
+mod quantile;
+mod repeats;
+mod server;
+mod summary;
+#[cfg(test)]
+mod tests;
+mod timing;
+mod window;
+
+pub use docs::{METRIC_DOCS, MetricDoc, metrics_markdown};
+pub use quantile::{Samples, quantile_ci95, quantile_ci95_ranks, quantile_linear, quantile_nearest_with_failures};
+pub use repeats::{RepeatStats, Told, told_apart};
+pub use server::{counter_resets, server_summary};
+pub use summary::{Attainment, ClientUsage, MetricsInput, RequestSlo, Smoothness, attainment, smoothness, summarise};
+pub use timing::{
+    CODE_CENSORED, CODE_EARLY_STOP, CODE_UNKNOWN, CODE_ZERO_TOKENS, ClientQueue, EventIndex, Outcome, RequestTimes,
+    in_flight_interval, is_zero_token_success, outcome,
+};
+pub use window::InFlight;

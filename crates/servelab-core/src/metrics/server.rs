@@ -1,0 +1,342 @@
+//! The server's own metrics over the window: counter increases summed over engines and nodes, time-weighted means and
+//! maxima of gauges. Names changed between engine versions; the alias tables here are the only place that knows.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::record::PromSample;
+use crate::result::ServerSummary;
+
+/// Names of one quantity, newest first; the first one that has samples is used, so that a version which shows both the
+/// old and the new name is not counted twice.
+type Aliases = &'static [&'static str];
+
+const PREEMPTIONS: Aliases = &["vllm:num_preemptions_total", "vllm:num_preemptions"];
+const KV_USAGE: Aliases = &["vllm:kv_cache_usage_perc", "vllm:gpu_cache_usage_perc", "sglang:token_usage"];
+const RUNNING: Aliases = &["vllm:num_requests_running", "sglang:num_running_reqs"];
+const WAITING: Aliases = &["vllm:num_requests_waiting", "sglang:num_queue_reqs"];
+const GENERATION_TOKENS: Aliases =
+    &["vllm:generation_tokens_total", "vllm:generation_tokens", "sglang:generation_tokens_total"];
+const PROMPT_TOKENS: Aliases = &["vllm:prompt_tokens_total", "vllm:prompt_tokens", "sglang:prompt_tokens_total"];
+const PREFIX_HITS: Aliases = &[
+    "vllm:prefix_cache_hits_total",
+    "vllm:prefix_cache_hits",
+    "vllm:gpu_prefix_cache_hits_total",
+    "vllm:gpu_prefix_cache_hits",
+];
+const PREFIX_QUERIES: Aliases = &[
+    "vllm:prefix_cache_queries_total",
+    "vllm:prefix_cache_queries",
+    "vllm:gpu_prefix_cache_queries_total",
+    "vllm:gpu_prefix_cache_queries",
+];
+const FINISHED: Aliases = &["vllm:request_success_total", "vllm:request_success", "sglang:num_requests_total"];
+const TTFT: Aliases = &["vllm:time_to_first_token_seconds", "sglang:time_to_first_token_seconds"];
+const ITL: Aliases = &[
+    "vllm:inter_token_latency_seconds",
+    "vllm:time_per_output_token_seconds",
+    "sglang:inter_token_latency_seconds",
+    "sglang:time_per_output_token_seconds",
+];
+const PROCESS_START: &str = "process_start_time_seconds";
+
+/// One time series: (instant, value), ascending.
+type Series = Vec<(i64, f64)>;
+
+/// Summarises the scrapes over a window. The window's edges are taken at the last scrape at or before each of them, so
+/// the interval has the right length and is shifted by less than one scrape period.
+pub fn server_summary(samples: &[PromSample], window_start_ns: i64, window_end_ns: i64) -> ServerSummary {
+    let scrapes = Scrapes::new(samples, window_start_ns, window_end_ns);
+    let hits = scrapes.increase(PREFIX_HITS);
+    let queries = scrapes.increase(PREFIX_QUERIES);
+    let running = scrapes.summed_gauge(RUNNING);
+    let kv = scrapes.gauges(KV_USAGE);
+    ServerSummary {
+        preemptions: scrapes.increase(PREEMPTIONS),
+        kv_usage_mean: mean(kv.iter().map(|gauge| gauge.mean)),
+        kv_usage_max: kv.iter().map(|gauge| gauge.max).reduce(f64::max),
+        running_mean: running.map(|gauge| gauge.mean),
+        running_max: running.map(|gauge| gauge.max),
+        waiting_mean: scrapes.summed_gauge(WAITING).map(|gauge| gauge.mean),
+        generation_tokens: scrapes.increase(GENERATION_TOKENS),
+        prompt_tokens: scrapes.increase(PROMPT_TOKENS),
+        prefix_hit_rate: hits.zip(queries).filter(|(_, queries)| *queries > 0.0).map(|(hits, queries)| hits / queries),
+        requests_finished: scrapes.increase(FINISHED),
+        ttft_mean_ms: scrapes.histogram_mean_ms(TTFT),
+        itl_mean_ms: scrapes.histogram_mean_ms(ITL),
+        scrapes: scrapes.count,
+    }
+}
+
+/// How often a server lost its counters inside the window: counters that fell, or another process start time. Counted
+/// once per node and instant.
+pub fn counter_resets(samples: &[PromSample], window_start_ns: i64, window_end_ns: i64) -> u64 {
+    let scrapes = Scrapes::new(samples, window_start_ns, window_end_ns);
+    let mut resets = BTreeSet::new();
+    for (metric, all) in &scrapes.series {
+        let is_start = *metric == PROCESS_START;
+        if !is_start && !metric.ends_with("_total") {
+            continue;
+        }
+        for (key, series) in all {
+            let window = scrapes.inside(series);
+            for (before, after) in window.iter().zip(window.iter().skip(1)) {
+                if (is_start && after.1 != before.1) || (!is_start && after.1 < before.1) {
+                    resets.insert((key.node, after.0));
+                }
+            }
+        }
+    }
+    resets.len() as u64
+}
+
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct SeriesKey<'a> {
+    node: &'a str,
+    engine: &'a str,
+    labels: &'a str,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Gauge {
+    mean: f64,
+    max: f64,
+}
+
+struct Scrapes<'a> {
+    /// By metric name, then by origin.
+    series: BTreeMap<&'a str, BTreeMap<SeriesKey<'a>, Series>>,
+    /// First scrape of each node: a counter that appears later started at zero.
+    first_scrape: BTreeMap<&'a str, i64>,
+    start_ns: i64,
+    end_ns: i64,
+    count: u64,
+}
+
+impl<'a> Scrapes<'a> {
+    fn new(samples: &'a [PromSample], start_ns: i64, end_ns: i64) -> Self {
+        let mut series: BTreeMap<&str, BTreeMap<SeriesKey<'a>, Series>> = BTreeMap::new();
+        let mut first_scrape: BTreeMap<&str, i64> = BTreeMap::new();
+        let mut inside = BTreeSet::new();
+        for sample in samples {
+            let first = first_scrape.entry(&sample.node).or_insert(sample.t_ns);
+            *first = (*first).min(sample.t_ns);
+            if (start_ns..=end_ns).contains(&sample.t_ns) {
+                inside.insert((sample.node.as_str(), sample.t_ns));
+            }
+            if !sample.value.is_finite() {
+                continue;
+            }
+            let key = SeriesKey { node: &sample.node, engine: &sample.engine, labels: &sample.labels };
+            series.entry(&sample.metric).or_default().entry(key).or_default().push((sample.t_ns, sample.value));
+        }
+        for points in series.values_mut().flat_map(BTreeMap::values_mut) {
+            points.sort_by_key(|(t_ns, _)| *t_ns);
+        }
+        Self { series, first_scrape, start_ns, end_ns, count: inside.len() as u64 }
+    }
+
+    /// The series of one exact metric name.
+    fn named(&self, metric: &str) -> impl Iterator<Item = (&SeriesKey<'a>, &Series)> {
+        self.series.get(metric).into_iter().flatten()
+    }
+
+    /// The series of the first alias that has any.
+    fn aliased(&self, aliases: Aliases) -> Vec<(&SeriesKey<'a>, &Series)> {
+        aliases.iter().map(|metric| self.named(metric).collect::<Vec<_>>()).find(|s| !s.is_empty()).unwrap_or_default()
+    }
+
+    /// The samples from the last one at or before the window's start up to the window's end.
+    fn inside<'s>(&self, series: &'s [(i64, f64)]) -> &'s [(i64, f64)] {
+        let first = series.partition_point(|(t_ns, _)| *t_ns <= self.start_ns).saturating_sub(1);
+        let last = series.partition_point(|(t_ns, _)| *t_ns <= self.end_ns);
+        series.get(first..last).unwrap_or_default()
+    }
+
+    /// Increase of one counter. After a fall the counter is taken to have restarted at zero.
+    fn series_increase(&self, key: &SeriesKey<'a>, series: &[(i64, f64)]) -> Option<f64> {
+        let window = self.inside(series);
+        let (first, rest) = window.split_first()?;
+        let appeared = first.0 > self.start_ns && self.first_scrape.get(key.node).is_some_and(|t| *t <= self.start_ns);
+        let mut previous = if appeared { 0.0 } else { first.1 };
+        let mut increase = first.1 - previous;
+        for (_, value) in rest {
+            increase += if *value < previous { *value } else { *value - previous };
+            previous = *value;
+        }
+        Some(increase)
+    }
+
+    fn increase(&self, aliases: Aliases) -> Option<f64> {
+        let increases = self.aliased(aliases).into_iter().filter_map(|(key, series)| self.series_increase(key, series));
+        increases.reduce(|a, b| a + b)
+    }
+
+    fn histogram_mean_ms(&self, aliases: Aliases) -> Option<f64> {
+        aliases.iter().find_map(|name| {
+            let total = |suffix: &str| {
+                let metric = format!("{name}{suffix}");
+                let increases = self.named(&metric).filter_map(|(key, series)| self.series_increase(key, series));
+                increases.reduce(|a, b| a + b)
+            };
+            let (sum, count) = (total("_sum")?, total("_count")?);
+            (count > 0.0).then(|| sum / count * 1e3)
+        })
+    }
+
+    /// Time-weighted mean and maximum of each series, a sample holding until the next one.
+    fn gauges(&self, aliases: Aliases) -> Vec<Gauge> {
+        let series = self.aliased(aliases);
+        series.into_iter().filter_map(|(_, series)| self.hold(&self.steps(std::iter::once(series)))).collect()
+    }
+
+    /// The same over the sum of all series.
+    fn summed_gauge(&self, aliases: Aliases) -> Option<Gauge> {
+        self.hold(&self.steps(self.aliased(aliases).into_iter().map(|(_, series)| series)))
+    }
+
+    /// Sum of several sample-and-hold functions as steps inside the window.
+    fn steps<'s>(&self, all: impl Iterator<Item = &'s Series>) -> Series {
+        let mut changes: Series = Vec::new();
+        for series in all {
+            let mut held = 0.0;
+            for (t_ns, value) in self.inside(series) {
+                changes.push(((*t_ns).max(self.start_ns), value - held));
+                held = *value;
+            }
+        }
+        changes.sort_by_key(|(t_ns, _)| *t_ns);
+        let mut steps: Series = Vec::new();
+        let mut level = 0.0;
+        for (t_ns, change) in changes {
+            level += change;
+            match steps.last_mut() {
+                Some(last) if last.0 == t_ns => last.1 = level,
+                _ => steps.push((t_ns, level)),
+            }
+        }
+        steps
+    }
+
+    fn hold(&self, steps: &[(i64, f64)]) -> Option<Gauge> {
+        let first = steps.first()?;
+        let ends = steps.iter().skip(1).map(|(t_ns, _)| *t_ns).chain([self.end_ns]);
+        let (mut integral, mut span) = (0.0, 0.0);
+        for ((from, value), to) in steps.iter().zip(ends) {
+            let length = to.saturating_sub(*from).max(0) as f64;
+            integral += value * length;
+            span += length;
+        }
+        let max = steps.iter().map(|(_, value)| *value).fold(first.1, f64::max);
+        Some(Gauge { mean: if span > 0.0 { integral / span } else { first.1 }, max })
+    }
+}
+
+fn mean(values: impl Iterator<Item = f64>) -> Option<f64> {
+    let (sum, n) = values.fold((0.0, 0_u32), |(sum, n), value| (sum + value, n + 1));
+    (n > 0).then(|| sum / f64::from(n))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sample(t_s: i64, engine: &str, metric: &str, value: f64) -> PromSample {
+        PromSample {
+            t_ns: t_s * 1_000_000_000,
+            node: "n0".into(),
+            engine: engine.into(),
+            metric: metric.into(),
+            labels: "model_name=\"m\"".into(),
+            value,
+        }
+    }
+
+    fn summary(samples: &[PromSample]) -> ServerSummary {
+        server_summary(samples, 10_000_000_000, 20_000_000_000)
+    }
+
+    #[test]
+    fn counters_add_up_over_engines_and_survive_a_reset() {
+        let name = "vllm:num_preemptions_total";
+        let samples = [
+            sample(5, "0", name, 1.0),
+            sample(9, "0", name, 3.0),
+            sample(15, "0", name, 7.0),
+            sample(20, "0", name, 2.0),
+            sample(25, "0", name, 90.0),
+            sample(9, "1", name, 10.0),
+            sample(20, "1", name, 11.0),
+        ];
+        assert_eq!(summary(&samples).preemptions, Some(4.0 + 2.0 + 1.0));
+        assert_eq!(counter_resets(&samples, 10_000_000_000, 20_000_000_000), 1);
+        assert_eq!(counter_resets(&samples[..3], 10_000_000_000, 20_000_000_000), 0);
+    }
+
+    #[test]
+    fn a_counter_that_appears_late_started_at_zero() {
+        let samples =
+            [sample(9, "0", "vllm:num_requests_running", 0.0), sample(15, "0", "vllm:request_success_total", 6.0)];
+        assert_eq!(summary(&samples).requests_finished, Some(6.0));
+        let first_scrape_inside = [sample(15, "0", "vllm:request_success_total", 6.0)];
+        assert_eq!(summary(&first_scrape_inside).requests_finished, Some(0.0));
+    }
+
+    #[test]
+    fn gauges_are_weighted_by_time_and_summed_over_engines() {
+        let name = "vllm:num_requests_running";
+        let samples = [
+            sample(8, "0", name, 4.0),
+            sample(15, "0", name, 8.0),
+            sample(10, "1", name, 2.0),
+            sample(18, "1", name, 0.0),
+            sample(30, "1", name, 99.0),
+        ];
+        let got = summary(&samples);
+        // Engine 0: 4 for 5 s, 8 for 5 s; engine 1: 2 for 8 s, 0 for 2 s.
+        assert_eq!(got.running_mean, Some(6.0 + 1.6));
+        assert_eq!(got.running_max, Some(10.0));
+        assert_eq!(got.waiting_mean, None);
+        assert_eq!(got.scrapes, 3);
+    }
+
+    #[test]
+    fn old_and_new_names_are_one_quantity_and_not_counted_twice() {
+        let old = [sample(10, "", "vllm:gpu_cache_usage_perc", 0.5)];
+        assert_eq!(summary(&old).kv_usage_mean, Some(0.5));
+        let both =
+            [sample(10, "0", "vllm:gpu_cache_usage_perc", 0.5), sample(10, "0", "vllm:kv_cache_usage_perc", 0.25)];
+        assert_eq!(summary(&both).kv_usage_max, Some(0.25));
+        let itl = "vllm:time_per_output_token_seconds";
+        let histogram = [
+            sample(10, "0", &format!("{itl}_sum"), 1.0),
+            sample(10, "0", &format!("{itl}_count"), 10.0),
+            sample(20, "0", &format!("{itl}_sum"), 3.0),
+            sample(20, "0", &format!("{itl}_count"), 110.0),
+        ];
+        assert_eq!(summary(&histogram).itl_mean_ms, Some(20.0));
+    }
+
+    #[test]
+    fn kv_usage_is_a_mean_over_engines_and_hit_rate_a_quotient() {
+        let samples = [
+            sample(10, "0", "vllm:kv_cache_usage_perc", 0.2),
+            sample(10, "1", "vllm:kv_cache_usage_perc", 0.6),
+            sample(10, "0", "vllm:prefix_cache_queries_total", 100.0),
+            sample(20, "0", "vllm:prefix_cache_queries_total", 300.0),
+            sample(10, "0", "vllm:prefix_cache_hits_total", 0.0),
+            sample(20, "0", "vllm:prefix_cache_hits_total", 50.0),
+        ];
+        let got = summary(&samples);
+        assert!((got.kv_usage_mean.unwrap() - 0.4).abs() < 1e-12);
+        assert_eq!((got.kv_usage_max, got.prefix_hit_rate), (Some(0.6), Some(0.25)));
+    }
+
+    #[test]
+    fn nothing_scraped_is_nothing_known() {
+        assert_eq!(summary(&[]), ServerSummary::default());
+        let nan = [sample(12, "0", "vllm:kv_cache_usage_perc", f64::NAN)];
+        assert_eq!((summary(&nan).kv_usage_mean, summary(&nan).scrapes), (None, 1));
+        let started = [sample(11, "", PROCESS_START, 1.0), sample(12, "", PROCESS_START, 2.0)];
+        assert_eq!(counter_resets(&started, 0, 20_000_000_000), 1);
+    }
+}

@@ -1,0 +1,180 @@
+//! The verdict codes and the thresholds behind them, in one place: `explain`, the documentation and the rules all read
+//! this table.
+
+use crate::result::Severity;
+
+/// Where each rule begins to speak.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Thresholds {
+    /// Success rate below which a cell is invalid when the study's SLO names none (0–1).
+    pub success_invalid: f64,
+    /// Success rate below which a warning stands (0–1).
+    pub success_warning: f64,
+    /// Lateness p99 that is always forgiven, milliseconds.
+    pub lateness_p99_ms: f64,
+    /// Lateness p99 beyond this share of the median TTFT from the schedule is the client's fault (0–1).
+    pub lateness_share_of_ttft: f64,
+    /// Canary error p99 that is always forgiven, milliseconds.
+    pub canary_p99_ms: f64,
+    /// CPU time per load thread and second of the window above which the client is saturated (0–1).
+    pub client_cpu: f64,
+    /// Completions below this share of the offered rate mean saturation (0–1).
+    pub sustained_share: f64,
+    /// Growth from the middle to the last third of the arrivals that means a growing queue (ratio).
+    pub growth_ratio: f64,
+    /// Growth of the TTFT from the schedule below this is forgiven, milliseconds.
+    pub growth_ttft_ms: f64,
+    /// Requests per third below which no trend is read.
+    pub growth_min_requests: u64,
+    /// Share of ended requests that stopped early under `ignore_eos` beyond which the cell is invalid (0–1).
+    pub early_stop_share: f64,
+    /// Relative difference between two token counts beyond which they disagree (0–1).
+    pub token_mismatch: f64,
+    /// Samples below which a p99 is little more than the maximum.
+    pub p99_samples: u64,
+    /// Finished requests on the server beyond ours, as a share of ours, that reveal somebody else's traffic (0–1).
+    pub foreign_share: f64,
+    /// Prefix-cache hit rate above the expected one that confounds (absolute, 0–1).
+    pub prefix_hit_excess: f64,
+}
+
+impl Thresholds {
+    /// The thresholds in force.
+    pub const DEFAULT: Self = Self {
+        success_invalid: 0.95,
+        success_warning: 0.99,
+        lateness_p99_ms: 10.0,
+        lateness_share_of_ttft: 0.05,
+        canary_p99_ms: 5.0,
+        client_cpu: 0.90,
+        sustained_share: 0.95,
+        growth_ratio: 1.5,
+        growth_ttft_ms: 50.0,
+        growth_min_requests: 10,
+        early_stop_share: 0.01,
+        token_mismatch: 0.01,
+        p99_samples: 100,
+        foreign_share: 0.05,
+        prefix_hit_excess: 0.05,
+    };
+}
+
+/// What `explain` says about one code.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct VerdictDoc {
+    /// The code.
+    pub code: &'static str,
+    /// The worst severity it can have.
+    pub severity: Severity,
+    /// When it is given.
+    pub meaning: &'static str,
+    /// What to do.
+    pub advice: &'static str,
+}
+
+const fn invalid(code: &'static str, meaning: &'static str, advice: &'static str) -> VerdictDoc {
+    VerdictDoc { code, severity: Severity::Invalid, meaning, advice }
+}
+
+const fn warning(code: &'static str, meaning: &'static str, advice: &'static str) -> VerdictDoc {
+    VerdictDoc { code, severity: Severity::Warning, meaning, advice }
+}
+
+/// Every verdict code.
+pub const VERDICTS: &[VerdictDoc] = &[
+    invalid(
+        "not_judged",
+        "The numbers were computed but no check has looked at them.",
+        "Run `servelab report` on the study again.",
+    ),
+    invalid(
+        "success_low",
+        "No request succeeded, or the success rate is below the study's `slo.cell.success` (default 0.95). Between that and 0.99 it is a warning.",
+        "Look at `failures` in result.json and `servelab explain` its codes; lower the load or fix the server, then `--retry invalid`.",
+    ),
+    invalid(
+        "zero_token_successes",
+        "Responses with an HTTP success carried not one token. They count as failures, and something is wrong with the server or the prompts.",
+        "Send one such request by hand; check max_model_len, chat template and stop strings.",
+    ),
+    invalid(
+        "client_limited",
+        "The load generator itself was late (lateness p99 above 10 ms and above 5 % of the median TTFT), erred on its canary stream, or used more than 90 % of its CPUs.",
+        "Give the client free cores, more threads, or its own machine; do not trust latencies of this cell.",
+    ),
+    invalid(
+        "saturated",
+        "An open load offered more than the server sustained: completions below 95 % of the arrivals, or in-flight requests or TTFT growing by half from the middle to the last third of the arrivals. Latencies then measure the length of the run.",
+        "Use lower rates for latency; take throughput capacity from a closed loop.",
+    ),
+    invalid(
+        "metrics_missing",
+        "The server's metrics were expected and not one scrape succeeded in the window.",
+        "Check that /metrics is reachable from the client and not switched off (--disable-log-stats).",
+    ),
+    invalid(
+        "effective_differs",
+        "The engine logged another configuration than the one requested.",
+        "Read points/<id>/effective.json; correct the study or the engine version.",
+    ),
+    invalid(
+        "debug_logging",
+        "The server logged at DEBUG level, which slows it by an unknown amount.",
+        "Unset VLLM_LOGGING_LEVEL and similar, then `--retry invalid`.",
+    ),
+    invalid(
+        "early_stops",
+        "Requests stopped before their requested length although ignore_eos was set. Above 1 % of the requests the cell is invalid, below a warning.",
+        "Check that the endpoint honours ignore_eos and that max_model_len leaves room for the answer.",
+    ),
+    invalid(
+        "token_count_mismatch",
+        "Two counts of the same output tokens (server usage, token events, server counter) differ by more than 1 %.",
+        "Look at `token_source`; a proxy that merges or drops chunks, or another client on the server, are the usual causes.",
+    ),
+    invalid(
+        "server_restarted",
+        "The server's counters fell or its process start time changed inside the window.",
+        "Read the server log for the crash, then `--retry invalid`.",
+    ),
+    invalid(
+        "foreign_traffic",
+        "The server finished more requests than this client sent.",
+        "Make sure that nobody else uses the server during the window.",
+    ),
+    invalid(
+        "prefix_cache_confounded",
+        "The prefix-cache hit rate exceeds what the workload implies by more than 0.05: prompts share prefixes or were sent before.",
+        "Reset the prefix cache between cells, use disjoint prompts, or state the hit rate in the workload.",
+    ),
+    warning(
+        "not_steady",
+        "A closed loop never kept its slots busy for the larger part of the window.",
+        "Send several times as many requests as there are slots.",
+    ),
+    warning(
+        "preemptions",
+        "The engine preempted requests because KV-cache blocks ran out; their work was done twice.",
+        "Lower max_num_seqs or the load, or give the KV cache more memory.",
+    ),
+    warning(
+        "factor_not_exercised",
+        "A varied limit was never reached, so this cell says nothing about it.",
+        "Raise the load until the limit binds, or take the factor out of the study.",
+    ),
+    warning(
+        "too_few_samples",
+        "Fewer than 100 successes: the p99 is little more than the maximum.",
+        "Raise `load.stop`; 368 samples give the p99 a confidence interval.",
+    ),
+    warning(
+        "simulated",
+        "The numbers come from the simulator, not from hardware.",
+        "Never compare them with measured cells.",
+    ),
+];
+
+/// Looks a code up.
+pub fn verdict_doc(code: &str) -> Option<&'static VerdictDoc> {
+    VERDICTS.iter().find(|doc| doc.code == code)
+}

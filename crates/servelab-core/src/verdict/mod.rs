@@ -1,0 +1,21 @@
+//! May these numbers be believed? Small pure rules over the evidence of one cell; each says what it saw, with the numbers.
+//! Codes, severities and thresholds stand in [`VERDICTS`] and [`Thresholds`]. Evidence is gathered elsewhere, except what
+//! follows from the request records alone ([`RequestEvidence`]).
+
+mod catalogue;
+mod evidence;
+mod rules;
+#[cfg(test)]
+mod tests;
+
+pub use catalogue::{Thresholds, VERDICTS, VerdictDoc, verdict_doc};
+pub use evidence::{CellEvidence, EffectiveDifference, FactorLimit, RequestEvidence, TokenCounts, Trend};
+
+use crate::result::{Severity, Verdict, VerdictReason};
+
+/// Judges one cell: reasons worst first, `ok` exactly when none of them is `invalid`.
+pub fn judge(evidence: &CellEvidence<'_>) -> Verdict {
+    let mut reasons: Vec<VerdictReason> = rules::ALL.iter().filter_map(|rule| rule(evidence)).collect();
+    reasons.sort_by_key(|reason| reason.severity);
+    Verdict { ok: reasons.iter().all(|reason| reason.severity != Severity::Invalid), reasons }
+}
