@@ -3,7 +3,7 @@
 
 pub mod event;
 pub mod expr;
-pub mod version;
+pub mod flags;
 pub mod identity;
 pub mod ids;
 pub mod metrics;
@@ -14,6 +14,7 @@ pub mod result;
 pub mod site;
 pub mod source;
 pub mod state;
-pub mod workload;
 pub mod study;
+pub mod version;
+pub mod workload;
 pub mod yaml;
