@@ -7,6 +7,7 @@ pub mod flags;
 pub mod identity;
 pub mod ids;
 pub mod metrics;
+pub mod model;
 pub mod ordered;
 pub mod plan;
 pub mod record;
