@@ -1,1 +1,31 @@
-//! Placeholder line, replaced with the crate's contents.
+//! A simulated vLLM: one scheduler model per data-parallel rank ([`engine`], [`cluster`]), a parametric step-time model
+//! ([`step_time`]) and an OpenAI-compatible server on top ([`serve`]). The engine knows no clock, no thread and no
+//! network, so that the same code answers live requests and virtual-time predictions. Results are uncalibrated: nothing
+//! in this crate has been fitted to a measurement of the simulated hardware.
+
+pub mod blocks;
+pub mod catalog;
+pub mod cluster;
+pub mod config;
+pub mod engine;
+mod error;
+pub mod fail;
+pub mod flags;
+mod http;
+pub mod live;
+pub mod metrics;
+mod random;
+mod settings;
+mod startup;
+pub mod step_time;
+pub mod text;
+
+pub use error::SimError;
+pub use fail::FailSpec;
+pub use flags::{ServingFlags, parse_serving_flags};
+pub use http::{run_blocking, serve, serve_with};
+pub use settings::{DEFAULT_VERSION, LogSink, SimSettings};
+pub use text::PromptTokenizer;
+
+/// How much a number from this simulator may be believed, printed with everything it produces.
+pub const LABEL: &str = "uncalibrated";

@@ -1,0 +1,186 @@
+//! All data-parallel ranks of one server and their steps in simulated time: which rank gets a request, who steps with
+//! whom, when the next tokens are there. Driven by a real clock in `live`, or by [`Cluster::run`] in virtual time.
+
+use std::collections::HashMap;
+
+use crate::SimError;
+use crate::config::ServerConfig;
+use crate::engine::{Engine, EngineConfig, Progress, RequestSpec};
+use crate::step_time::{RooflineStepTime, StepTime};
+
+/// Ranks that step together, and the end of their step in flight.
+#[derive(Debug)]
+struct Group {
+    ranks: std::ops::Range<usize>,
+    step_end_ns: Option<u64>,
+}
+
+/// The engines of one server.
+pub struct Cluster {
+    engines: Vec<Engine>,
+    groups: Vec<Group>,
+    owner: HashMap<u64, usize>,
+    step_time: Box<dyn StepTime>,
+    slow_factor: f64,
+    next_rank: usize,
+}
+
+impl std::fmt::Debug for Cluster {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Cluster").field("engines", &self.engines).field("groups", &self.groups).finish_non_exhaustive()
+    }
+}
+
+impl Cluster {
+    /// The ranks of a resolved configuration, timed by the roofline model.
+    pub fn new(config: &ServerConfig) -> Result<Self, SimError> {
+        let step_time = Box::new(RooflineStepTime::new(config)?);
+        Ok(Self::with_step_time(&EngineConfig::of(config), config.dp as usize, config.lock_step(), step_time))
+    }
+
+    /// `n_ranks` equal ranks with another timing model; `lock_step` makes all of them wait for the slowest.
+    pub fn with_step_time(
+        config: &EngineConfig,
+        n_ranks: usize,
+        lock_step: bool,
+        step_time: Box<dyn StepTime>,
+    ) -> Self {
+        let n_ranks = n_ranks.max(1);
+        let span = if lock_step { n_ranks } else { 1 };
+        Self {
+            engines: (0..n_ranks).map(|_| Engine::new(config.clone())).collect(),
+            groups: (0..n_ranks / span)
+                .map(|index| Group { ranks: index * span..(index + 1) * span, step_end_ns: None })
+                .collect(),
+            owner: HashMap::new(),
+            step_time,
+            slow_factor: 1.0,
+            next_rank: 0,
+        }
+    }
+
+    /// Makes every later step take this many times longer.
+    pub fn set_slow_factor(&mut self, factor: f64) {
+        self.slow_factor = factor;
+    }
+
+    /// Queues a request on the rank with the least load (waiting counts four times, as in vLLM's balancer). False when
+    /// it could never run.
+    pub fn submit(&mut self, spec: RequestSpec) -> bool {
+        let n_ranks = self.engines.len();
+        let first = self.next_rank;
+        let rank = (0..n_ranks)
+            .map(|offset| (first + offset) % n_ranks)
+            .min_by_key(|rank| self.engines.get(*rank).map_or(usize::MAX, |e| 4 * e.n_waiting() + e.n_running()))
+            .unwrap_or(0);
+        self.next_rank = (rank + 1) % n_ranks;
+        let id = spec.id;
+        let taken = self.engines.get_mut(rank).is_some_and(|engine| engine.add(spec));
+        if taken {
+            self.owner.insert(id, rank);
+        }
+        taken
+    }
+
+    /// Ends a request whose client went away.
+    pub fn abort(&mut self, id: u64) -> bool {
+        let rank = self.owner.remove(&id);
+        rank.and_then(|rank| self.engines.get_mut(rank)).is_some_and(|engine| engine.abort(id))
+    }
+
+    /// Completes every step that ends by `now_ns`, each followed by the next one without a gap, then starts idle ranks.
+    pub fn advance_to(&mut self, now_ns: u64, sink: &mut dyn FnMut(u64, Progress)) {
+        loop {
+            let due = self
+                .groups
+                .iter()
+                .enumerate()
+                .filter_map(|(index, group)| group.step_end_ns.map(|end| (end, index)))
+                .filter(|(end, _)| *end <= now_ns)
+                .min();
+            let Some((end, index)) = due else { break };
+            self.complete(index, end, sink);
+            self.start(index, end);
+        }
+        for index in 0..self.groups.len() {
+            if self.groups.get(index).is_some_and(|group| group.step_end_ns.is_none()) {
+                self.start(index, now_ns);
+            }
+        }
+    }
+
+    /// When the next step ends; `None` when nothing runs.
+    pub fn next_step_end_ns(&self) -> Option<u64> {
+        self.groups.iter().filter_map(|group| group.step_end_ns).min()
+    }
+
+    /// The ranks.
+    pub fn engines(&self) -> &[Engine] {
+        &self.engines
+    }
+
+    /// Requests waiting or running on any rank.
+    pub fn n_requests(&self) -> usize {
+        self.owner.len()
+    }
+
+    /// Empties all prefix caches; false when a rank refused because requests hold blocks.
+    pub fn reset_prefix_cache(&mut self) -> bool {
+        let n_refused = self.engines.iter_mut().map(Engine::reset_prefix_cache).filter(|emptied| !emptied).count();
+        n_refused == 0
+    }
+
+    /// Virtual time: feeds `arrivals` (sorted by arrival) and runs until everything is finished. The sink gets each
+    /// token with its instant. Returns the end in simulated nanoseconds, and the ids of requests that could never run.
+    pub fn run(
+        &mut self,
+        arrivals: impl IntoIterator<Item = RequestSpec>,
+        sink: &mut dyn FnMut(u64, Progress),
+    ) -> (u64, Vec<u64>) {
+        let mut arrivals = arrivals.into_iter().peekable();
+        let mut refused = Vec::new();
+        let mut now_ns = 0;
+        loop {
+            let arrival = arrivals.peek().map(|spec| spec.arrival_ns);
+            let step_end = self.next_step_end_ns();
+            now_ns = match (arrival, step_end) {
+                (Some(arrival), Some(end)) => arrival.min(end),
+                (Some(only), None) | (None, Some(only)) => only,
+                (None, None) => return (now_ns, refused),
+            };
+            while let Some(spec) = arrivals.next_if(|spec| spec.arrival_ns <= now_ns) {
+                let id = spec.id;
+                if !self.submit(spec) {
+                    refused.push(id);
+                }
+            }
+            self.advance_to(now_ns, sink);
+        }
+    }
+
+    fn complete(&mut self, group: usize, end_ns: u64, sink: &mut dyn FnMut(u64, Progress)) {
+        let Some(group) = self.groups.get_mut(group) else { return };
+        group.step_end_ns = None;
+        let owner = &mut self.owner;
+        for engine in self.engines.get_mut(group.ranks.clone()).unwrap_or_default() {
+            engine.complete(end_ns, &mut |progress| {
+                if progress.finish.is_some() {
+                    owner.remove(&progress.id);
+                }
+                sink(end_ns, progress);
+            });
+        }
+    }
+
+    fn start(&mut self, group: usize, now_ns: u64) {
+        let Some(group) = self.groups.get_mut(group) else { return };
+        let mut slowest = None;
+        for engine in self.engines.get_mut(group.ranks.clone()).unwrap_or_default() {
+            if let Some(shape) = engine.schedule(now_ns) {
+                slowest = slowest.max(Some(self.step_time.step_nanos(&shape)));
+            }
+        }
+        group.step_end_ns =
+            slowest.map(|nanos| now_ns.saturating_add(((nanos as f64 * self.slow_factor) as u64).max(1)));
+    }
+}

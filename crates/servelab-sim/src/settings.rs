@@ -1,0 +1,64 @@
+//! The plain settings of a simulated server. The command line lives in the binary; reading vLLM's flags lives in
+//! `flags`; what they resolve to lives in `config`.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use crate::fail::FailSpec;
+use crate::flags::ServingFlags;
+use crate::text::PromptTokenizer;
+
+/// The vLLM version that the simulator claims unless told otherwise.
+pub const DEFAULT_VERSION: &str = "0.32.0";
+
+/// Receives the server's log, line by line, without line ends.
+pub type LogSink = Arc<dyn Fn(&str) + Send + Sync>;
+
+/// Everything that `servelab sim` can be told.
+#[derive(Clone)]
+pub struct SimSettings {
+    /// Where to listen; port 0 takes a free one.
+    pub listen: SocketAddr,
+    /// Model name or path; any name works.
+    pub model: String,
+    /// Name in the API; `None` takes `--served-model-name`, else the model name.
+    pub served_model_name: Option<String>,
+    /// GPU name from the built-in table, `sim` or `cpu`.
+    pub gpu: String,
+    /// Tensor-parallel size; `None` leaves it to `serving` (default 1).
+    pub tp: Option<u32>,
+    /// Simulated seconds per real second.
+    pub speedup: f64,
+    /// Failure injections.
+    pub fail: Vec<FailSpec>,
+    /// Seed of output texts, lengths and injections.
+    pub seed: u64,
+    /// vLLM's own flags.
+    pub serving: ServingFlags,
+    /// The vLLM version to claim, `0.32.0` style.
+    pub declared_version: String,
+    /// How prompts are counted.
+    pub tokenizer: PromptTokenizer,
+    /// Where log lines go.
+    pub log: LogSink,
+}
+
+impl SimSettings {
+    /// Settings with defaults: no failures, real time, seed 0, approximate tokenizer, silent log.
+    pub fn new(listen: SocketAddr, model: impl Into<String>, gpu: impl Into<String>) -> Self {
+        Self {
+            listen,
+            model: model.into(),
+            served_model_name: None,
+            gpu: gpu.into(),
+            tp: None,
+            speedup: 1.0,
+            fail: Vec::new(),
+            seed: 0,
+            serving: ServingFlags::default(),
+            declared_version: DEFAULT_VERSION.to_owned(),
+            tokenizer: PromptTokenizer::Approximate,
+            log: Arc::new(|_| {}),
+        }
+    }
+}
