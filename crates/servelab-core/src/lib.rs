@@ -2,6 +2,7 @@
 //! verdicts. No file, clock, thread, socket or random source is touched here; time and seeds arrive as arguments.
 
 pub mod event;
+pub mod expand;
 pub mod expr;
 pub mod flags;
 pub mod identity;
@@ -16,6 +17,8 @@ pub mod site;
 pub mod source;
 pub mod state;
 pub mod study;
+pub mod units;
+pub mod verdict;
 pub mod version;
 pub mod workload;
 pub mod yaml;

@@ -34,7 +34,11 @@ fn load_file(
 ) -> Result<Node, Diagnostic> {
     if open.iter().any(|other| other == path) {
         let cycle = format!("`extends` goes in a circle: {} → {path}", open.join(" → "));
-        return Err(Diagnostic { message: cycle, span: asked_at, hint: Some("take one of these `extends` out".into()) });
+        return Err(Diagnostic {
+            message: cycle,
+            span: asked_at,
+            hint: Some("take one of these `extends` out".into()),
+        });
     }
     let text = read(path).map_err(|reason| Diagnostic {
         message: format!("cannot read `{path}`: {reason}"),
@@ -70,7 +74,12 @@ fn parents(node: &Node) -> Result<Vec<Node>, Diagnostic> {
         NodeValue::Text(_) => vec![value.clone()],
         NodeValue::Seq(items) => items.clone(),
         NodeValue::Null => Vec::new(),
-        _ => return Err(Diagnostic::at(value.span, format!("expected a path or a list of paths, found {}", value.kind()))),
+        _ => {
+            return Err(Diagnostic::at(
+                value.span,
+                format!("expected a path or a list of paths, found {}", value.kind()),
+            ));
+        }
     };
     match items.iter().find(|item| item.as_text().is_none()) {
         Some(wrong) => Err(Diagnostic::at(wrong.span, format!("expected a path, found {}", wrong.kind()))),

@@ -19,10 +19,10 @@ use serde_json::Value;
 pub use design::{
     AblationArm, Design, Factor, FromDesign, Kind as DesignKind, ListEntry, Pick, PlaceMode, Topology, TopologyRole,
 };
-pub use load::{ClosedLoad, LoadSection, OfflineLoad, OpenLoad, Stop, SteadyStop, Warmup};
+pub use load::{ClosedLoad, LoadSection, OfflineLoad, OpenLoad, SteadyStop, Stop, Warmup};
 pub use policy::{
-    Accuracy, Budget, CellSlo, Compat, Constraint, Estimate, Expect, NetworkGate, NsysProfile, OnViolation, Order, Probe,
-    Profile, Repeats, Report, RequestSlo, StopRule, Target, TorchProfile,
+    Accuracy, Budget, CellSlo, Compat, Constraint, Estimate, Expect, NetworkGate, NsysProfile, OnViolation, Order,
+    Probe, Profile, Repeats, Report, RequestSlo, StopRule, Target, TorchProfile,
 };
 
 use crate::ordered::{OneOrMany, OrderedMap};
@@ -227,6 +227,17 @@ pub enum Launch {
     /// vLLM's data-parallel RPC.
     #[serde(rename = "dp-rpc")]
     DpRpc,
+}
+
+impl Launch {
+    /// The name in files.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Ray => "ray",
+            Self::Mp => "mp",
+            Self::DpRpc => "dp-rpc",
+        }
+    }
 }
 
 /// One role of a disaggregated deployment.

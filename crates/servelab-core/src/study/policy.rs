@@ -55,12 +55,7 @@ impl<'de> Deserialize<'de> for Constraint {
             }
 
             fn visit_str<E: de::Error>(self, rule: &str) -> Result<Constraint, E> {
-                Ok(Constraint {
-                    rule: rule.to_owned(),
-                    guard: None,
-                    otherwise: OnViolation::Infeasible,
-                    because: None,
-                })
+                Ok(Constraint { rule: rule.to_owned(), guard: None, otherwise: OnViolation::Infeasible, because: None })
             }
 
             fn visit_map<A: MapAccess<'de>>(self, access: A) -> Result<Constraint, A::Error> {
@@ -144,7 +139,9 @@ fn check_metric<E: de::Error>(name: &str) -> Result<(), E> {
     let near = crate::source::did_you_mean(name, names.iter().map(String::as_str));
     Err(E::custom(match near {
         Some(near) => format!("unknown metric `{name}`; did you mean `{near}`?"),
-        None => format!("unknown metric `{name}`; write LATENCY_STATISTIC_ms (`ttft_p95_ms`), `success` or `throughput_tok_s`"),
+        None => format!(
+            "unknown metric `{name}`; write LATENCY_STATISTIC_ms (`ttft_p95_ms`), `success` or `throughput_tok_s`"
+        ),
     }))
 }
 

@@ -84,10 +84,7 @@ fn errors_point_at_the_place() {
         "name: 0.11\n",
         "error: expected text, found `0.11`\n --> a.yaml:1:7\n  |\n1 | name: 0.11\n  |       ^^^^\n  = help: put it in quotes\n",
     );
-    check(
-        "nested: {}\n",
-        "error: missing key `needed`\n --> a.yaml:1:1\n  |\n1 | nested: {}\n  | ^^^^^^\n",
-    );
+    check("nested: {}\n", "error: missing key `needed`\n --> a.yaml:1:1\n  |\n1 | nested: {}\n  | ^^^^^^\n");
     check(
         "kind: poison\n",
         "error: unknown value `poison`\n --> a.yaml:1:7\n  |\n1 | kind: poison\n  |       ^^^^^^\n  = help: did you mean `poisson`?\n",
