@@ -4,6 +4,7 @@
 pub mod event;
 pub mod expand;
 pub mod expr;
+pub mod feasibility;
 pub mod flags;
 pub mod identity;
 pub mod ids;
