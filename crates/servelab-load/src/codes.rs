@@ -1,0 +1,81 @@
+//! The failure codes that a request record may carry, one constant each, with the sentence that explains it. A request
+//! has at most one code; the order of precedence is in `stream::conclude`. Nothing here decides anything.
+
+/// The server refused the connection (nothing listens there, or its accept queue is full and it says so).
+pub const CONNECT_REFUSED: &str = "connect_refused";
+/// The connection was not established in time.
+pub const CONNECT_TIMEOUT: &str = "connect_timeout";
+/// The connection could not be made for another reason (no route, network down).
+pub const CONNECT_FAILED: &str = "connect_failed";
+/// The client itself had no file descriptor or port left.
+pub const CLIENT_RESOURCES: &str = "client_resources";
+/// The connection was reset, or closed before the first response byte.
+pub const CONNECTION_RESET: &str = "connection_reset";
+/// The response was not complete within the request timeout.
+pub const REQUEST_TIMEOUT: &str = "request_timeout";
+/// A redirect; they are not followed.
+pub const HTTP_3XX: &str = "http_3xx";
+/// A 4xx status other than 429.
+pub const HTTP_4XX: &str = "http_4xx";
+/// 429 Too Many Requests.
+pub const HTTP_429: &str = "http_429";
+/// A 5xx status other than 503.
+pub const HTTP_5XX: &str = "http_5xx";
+/// 503 Service Unavailable.
+pub const HTTP_503: &str = "http_503";
+/// 2xx, but the body carried an error.
+pub const IN_BAND_ERROR: &str = "in_band_error";
+/// The response ended without `[DONE]`, a finish reason or its last chunk.
+pub const TRUNCATED_STREAM: &str = "truncated_stream";
+/// An event that is not the JSON it should be.
+pub const MALFORMED_SSE: &str = "malformed_sse";
+/// The response is not HTTP/1.1, or a 2xx body is neither an event stream nor JSON.
+pub const MALFORMED_HTTP: &str = "malformed_http";
+/// The response ended properly and carried no token.
+pub const ZERO_TOKENS: &str = "zero_tokens";
+/// `ignore_eos` was set and fewer tokens came than were asked for.
+pub const EARLY_STOP: &str = "early_stop";
+/// The run was cancelled while the request was waiting or in flight.
+pub const CANCELLED: &str = "cancelled";
+/// Cut off by the end of the run: neither success nor failure.
+pub const CENSORED: &str = "censored";
+
+/// Every code with its explanation, in the order of this file.
+pub const ALL: [(&str, &str); 19] = [
+    (CONNECT_REFUSED, "the server refused the connection"),
+    (CONNECT_TIMEOUT, "the connection was not established in time"),
+    (CONNECT_FAILED, "the connection could not be made (no route, network down)"),
+    (CLIENT_RESOURCES, "this machine had no file descriptor or port left for another connection"),
+    (CONNECTION_RESET, "the connection was reset, or closed before the first response byte"),
+    (REQUEST_TIMEOUT, "the response was not complete within the request timeout"),
+    (HTTP_3XX, "the server answered with a redirect, which is not followed"),
+    (HTTP_4XX, "the server answered with a 4xx status other than 429"),
+    (HTTP_429, "the server answered 429 Too Many Requests"),
+    (HTTP_5XX, "the server answered with a 5xx status other than 503"),
+    (HTTP_503, "the server answered 503 Service Unavailable"),
+    (IN_BAND_ERROR, "the server answered 2xx and then sent an error inside the body"),
+    (TRUNCATED_STREAM, "the response ended without [DONE], a finish reason or its last chunk"),
+    (MALFORMED_SSE, "an event of the stream was not the JSON it should be"),
+    (MALFORMED_HTTP, "the response was not HTTP/1.1, or its body neither an event stream nor JSON"),
+    (ZERO_TOKENS, "the response ended properly but carried no token"),
+    (EARLY_STOP, "ignore_eos was set and fewer tokens came than were asked for"),
+    (CANCELLED, "the run was cancelled while the request was waiting or in flight"),
+    (CENSORED, "the end of the run cut the request off; neither success nor failure"),
+];
+
+/// The explanation of `code`, if it is one of ours.
+pub fn explain(code: &str) -> Option<&'static str> {
+    ALL.iter().find(|(name, _)| *name == code).map(|(_, text)| *text)
+}
+
+/// The code of an HTTP status, `None` for 2xx.
+pub(crate) fn of_status(status: u16) -> Option<&'static str> {
+    match status {
+        200..=299 => None,
+        429 => Some(HTTP_429),
+        503 => Some(HTTP_503),
+        400..=499 => Some(HTTP_4XX),
+        300..=399 => Some(HTTP_3XX),
+        _ => Some(HTTP_5XX),
+    }
+}

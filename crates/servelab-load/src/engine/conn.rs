@@ -1,0 +1,173 @@
+//! Connections of one load thread: a slab of non-blocking sockets with the job that each carries, opening, liveness and
+//! writing. Time stamps are taken by the worker; what bytes mean is decided in `stream`.
+
+use std::io::IoSlice;
+use std::net::SocketAddr;
+
+use rustix::fd::OwnedFd;
+use rustix::io::Errno;
+use rustix::net::{
+    AddressFamily, RecvFlags, SendAncillaryBuffer, SendFlags, SocketFlags, SocketType, connect, ipproto, recv, sendmsg,
+    socket_with, sockopt,
+};
+use servelab_core::record::RequestRecord;
+
+use crate::codes;
+use crate::stream::ResponseReader;
+
+/// A request on its way.
+#[derive(Debug)]
+pub(crate) struct Job {
+    /// Unique per thread; tells a timer entry whether its job is still the one it was made for.
+    pub(crate) ticket: u64,
+    /// Position in the order of sending.
+    pub(crate) seq: usize,
+    pub(crate) record: RequestRecord,
+    pub(crate) reader: ResponseReader,
+    pub(crate) head: Vec<u8>,
+    /// Bytes of head and body written so far.
+    pub(crate) written: usize,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum ConnState {
+    Connecting,
+    /// Open, without a job or with one that is being written or answered.
+    Open,
+}
+
+#[derive(Debug)]
+pub(crate) struct Conn {
+    pub(crate) fd: OwnedFd,
+    pub(crate) state: ConnState,
+    pub(crate) job: Option<Box<Job>>,
+    /// The epoll registration asks for writability.
+    pub(crate) wants_write: bool,
+    /// End of the last response on it; `None` when it has carried none.
+    pub(crate) idle_since_ns: Option<i64>,
+}
+
+/// Index and generation of a connection, as carried through epoll.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Token {
+    index: u32,
+    generation: u32,
+}
+
+impl Token {
+    pub(crate) fn pack(self) -> u64 {
+        u64::from(self.index) | u64::from(self.generation) << 32
+    }
+
+    pub(crate) fn unpack(data: u64) -> Self {
+        Self { index: data as u32, generation: (data >> 32) as u32 }
+    }
+}
+
+#[derive(Debug, Default)]
+struct Entry {
+    generation: u32,
+    conn: Option<Conn>,
+}
+
+/// Connections by token; a token outlives its connection harmlessly.
+#[derive(Debug, Default)]
+pub(crate) struct Slab {
+    entries: Vec<Entry>,
+    free: Vec<u32>,
+}
+
+impl Slab {
+    /// The token that [`Slab::insert`] will use next.
+    pub(crate) fn next_token(&self) -> Token {
+        let index = self.free.last().copied().unwrap_or(self.entries.len() as u32);
+        let generation = self.entries.get(index as usize).map_or(0, |entry| entry.generation);
+        Token { index, generation }
+    }
+
+    pub(crate) fn insert(&mut self, conn: Conn) -> Token {
+        let token = self.next_token();
+        self.free.pop();
+        let index = token.index as usize;
+        if index >= self.entries.len() {
+            self.entries.resize_with(index + 1, Entry::default);
+        }
+        if let Some(entry) = self.entries.get_mut(index) {
+            entry.conn = Some(conn);
+        }
+        token
+    }
+
+    pub(crate) fn get_mut(&mut self, token: Token) -> Option<&mut Conn> {
+        let entry = self.entries.get_mut(token.index as usize)?;
+        if entry.generation == token.generation { entry.conn.as_mut() } else { None }
+    }
+
+    /// Takes a connection out; dropping it closes the socket.
+    pub(crate) fn remove(&mut self, token: Token) -> Option<Conn> {
+        let entry = self.entries.get_mut(token.index as usize)?;
+        if entry.generation != token.generation {
+            return None;
+        }
+        let conn = entry.conn.take()?;
+        entry.generation = entry.generation.wrapping_add(1);
+        self.free.push(token.index);
+        Some(conn)
+    }
+
+    pub(crate) fn tokens(&self) -> Vec<Token> {
+        let tokens = self.entries.iter().enumerate().filter(|(_, entry)| entry.conn.is_some());
+        tokens.map(|(index, entry)| Token { index: index as u32, generation: entry.generation }).collect()
+    }
+}
+
+/// Opens a non-blocking socket and starts to connect it. `true` when it is connected already.
+pub(crate) fn start_connect(address: SocketAddr) -> Result<(OwnedFd, bool), Errno> {
+    let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+    let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+    let fd = socket_with(family, SocketType::STREAM, flags, Some(ipproto::TCP))?;
+    sockopt::set_tcp_nodelay(&fd, true)?;
+    match connect(&fd, &address) {
+        Ok(()) => Ok((fd, true)),
+        Err(Errno::INPROGRESS | Errno::INTR) => Ok((fd, false)),
+        Err(errno) => Err(errno),
+    }
+}
+
+/// The outcome of a connect that epoll reported.
+pub(crate) fn connect_outcome(fd: &OwnedFd) -> Result<(), Errno> {
+    sockopt::socket_error(fd)?
+}
+
+/// The failure code of a connect error.
+pub(crate) fn connect_code(errno: Errno) -> &'static str {
+    match errno {
+        Errno::CONNREFUSED => codes::CONNECT_REFUSED,
+        Errno::TIMEDOUT => codes::CONNECT_TIMEOUT,
+        Errno::MFILE | Errno::NFILE | Errno::ADDRNOTAVAIL | Errno::NOBUFS | Errno::NOMEM => codes::CLIENT_RESOURCES,
+        _ => codes::CONNECT_FAILED,
+    }
+}
+
+/// True when an idle connection is still open and silent. A server that closed it has left an end of stream to read.
+pub(crate) fn is_alive(fd: &OwnedFd) -> bool {
+    let mut byte = [0_u8; 1];
+    matches!(recv(fd, &mut byte[..], RecvFlags::PEEK | RecvFlags::DONTWAIT), Err(Errno::AGAIN))
+}
+
+/// Writes as much of head and body as the kernel takes. `true` when all is written.
+pub(crate) fn write_request(fd: &OwnedFd, job: &mut Job, body: &[u8]) -> Result<bool, Errno> {
+    let total = job.head.len() + body.len();
+    while job.written < total {
+        let head = job.head.get(job.written..).unwrap_or_default();
+        let body = body.get(job.written.saturating_sub(job.head.len())..).unwrap_or_default();
+        let parts = [IoSlice::new(head), IoSlice::new(body)];
+        match sendmsg(fd, &parts, &mut SendAncillaryBuffer::default(), SendFlags::NOSIGNAL) {
+            Ok(n) => job.written += n,
+            Err(Errno::AGAIN) => return Ok(false),
+            Err(Errno::INTR) => {}
+            Err(errno) => return Err(errno),
+        }
+    }
+    Ok(true)
+}

@@ -1,0 +1,194 @@
+//! Where load goes: base URL, endpoint, credentials, and the bytes of a request's head. Resolves names; opens no
+//! connection. The blocking helper for health checks is `http`.
+
+use std::fmt;
+use std::net::{SocketAddr, ToSocketAddrs};
+
+use crate::error::LoadError;
+
+/// Which OpenAI-style endpoint is driven.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Endpoint {
+    /// `/v1/completions`
+    Completions,
+    /// `/v1/chat/completions`
+    Chat,
+}
+
+impl Endpoint {
+    /// Path below the server's root.
+    pub fn path(self) -> &'static str {
+        match self {
+            Self::Completions => "/v1/completions",
+            Self::Chat => "/v1/chat/completions",
+        }
+    }
+}
+
+/// A bearer token. Never shown.
+#[derive(Clone, PartialEq, Eq)]
+pub struct ApiKey(String);
+
+impl ApiKey {
+    /// Takes the token as it goes over the wire. Control characters and spaces are refused: they would break the head.
+    pub fn new(token: impl Into<String>) -> Result<Self, LoadError> {
+        let token = token.into();
+        if token.is_empty() || !token.bytes().all(|byte| byte.is_ascii_graphic()) {
+            return Err(LoadError::Spec { problem: "the API key is empty or not printable ASCII".to_owned() });
+        }
+        Ok(Self(token))
+    }
+
+    /// The token itself, for building a header.
+    pub(crate) fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for ApiKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("ApiKey(redacted)")
+    }
+}
+
+/// A server and what to ask it for.
+#[derive(Debug, Clone)]
+pub struct Target {
+    /// `http://host:port`, with or without a trailing `/v1`.
+    pub base_url: String,
+    /// Which endpoint.
+    pub endpoint: Endpoint,
+    /// Sent as a bearer token.
+    pub api_key: Option<ApiKey>,
+}
+
+/// A parsed target: addresses and the constant part of every request head.
+#[derive(Debug, Clone)]
+pub(crate) struct Route {
+    /// `host:port` for messages.
+    pub(crate) authority: String,
+    pub(crate) addresses: Vec<SocketAddr>,
+    /// Everything up to the value of `Content-Length`.
+    pub(crate) head_prefix: Vec<u8>,
+}
+
+struct Parts<'a> {
+    host: &'a str,
+    port: u16,
+    path: &'a str,
+}
+
+impl Target {
+    pub(crate) fn route(&self) -> Result<Route, LoadError> {
+        let parts = self.parts()?;
+        let Parts { host, port, path } = parts;
+        let bare = host.trim_start_matches('[').trim_end_matches(']');
+        let addresses: Vec<SocketAddr> = (bare, port)
+            .to_socket_addrs()
+            .map_err(|source| LoadError::Resolve { host: host.to_owned(), source })?
+            .collect();
+        let authority = format!("{host}:{port}");
+        let root = path.trim_end_matches('/');
+        let root = root.strip_suffix("/v1").unwrap_or(root);
+        let mut head = format!(
+            "POST {root}{} HTTP/1.1\r\nHost: {authority}\r\nUser-Agent: servelab\r\nAccept: text/event-stream, application/json\r\nContent-Type: application/json\r\n",
+            self.endpoint.path()
+        );
+        if let Some(key) = &self.api_key {
+            head += &format!("Authorization: Bearer {}\r\n", key.expose());
+        }
+        head += "Content-Length: ";
+        Ok(Route { authority, addresses, head_prefix: head.into_bytes() })
+    }
+
+    fn parts(&self) -> Result<Parts<'_>, LoadError> {
+        let url = self.base_url.trim();
+        let invalid = |problem: &str| LoadError::Url { url: self.base_url.clone(), problem: problem.to_owned() };
+        let Some((scheme, rest)) = url.split_once("://") else {
+            return Err(invalid("the scheme is missing; write http://HOST:PORT"));
+        };
+        if scheme.eq_ignore_ascii_case("https") {
+            return Err(LoadError::HttpsUnsupported { url: self.base_url.clone() });
+        }
+        if !scheme.eq_ignore_ascii_case("http") {
+            return Err(invalid("the scheme must be http"));
+        }
+        if !rest.bytes().all(|byte| byte.is_ascii_graphic()) {
+            return Err(invalid("it contains a space or a control character"));
+        }
+        let slash = rest.find('/').unwrap_or(rest.len());
+        let (authority, path) = rest.split_at(slash);
+        if path.contains(['?', '#']) || authority.contains(['?', '#']) {
+            return Err(invalid("a base URL has no query and no fragment"));
+        }
+        if authority.contains('@') {
+            return Err(invalid("credentials do not belong into a URL; use an API key"));
+        }
+        let (host, port) = match authority.rfind(':') {
+            Some(colon) if !authority.ends_with(']') => {
+                let (host, port) = authority.split_at(colon);
+                let number = port.trim_start_matches(':').parse().map_err(|_| invalid("the port is not a number"))?;
+                (host, number)
+            }
+            _ => (authority, 80),
+        };
+        if host.is_empty() {
+            return Err(invalid("the host is missing"));
+        }
+        Ok(Parts { host, port, path })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn target(base_url: &str) -> Target {
+        Target { base_url: base_url.to_owned(), endpoint: Endpoint::Completions, api_key: None }
+    }
+
+    #[test]
+    fn request_lines() {
+        for (url, line, authority) in [
+            ("http://127.0.0.1:8000", "POST /v1/completions HTTP/1.1", "127.0.0.1:8000"),
+            ("http://127.0.0.1:8000/", "POST /v1/completions HTTP/1.1", "127.0.0.1:8000"),
+            ("HTTP://127.0.0.1:8000/v1", "POST /v1/completions HTTP/1.1", "127.0.0.1:8000"),
+            ("http://127.0.0.1/gate/v1/", "POST /gate/v1/completions HTTP/1.1", "127.0.0.1:80"),
+            ("http://[::1]:9", "POST /v1/completions HTTP/1.1", "[::1]:9"),
+        ] {
+            let route = target(url).route().unwrap();
+            let head = String::from_utf8(route.head_prefix).unwrap();
+            assert_eq!(head.lines().next(), Some(line), "{url}");
+            assert!(head.contains(&format!("Host: {authority}\r\n")), "{url}");
+            assert!(!route.addresses.is_empty());
+        }
+    }
+
+    #[test]
+    fn bad_urls() {
+        for (url, part) in [
+            ("https://x:1", "https endpoints are not supported by this version"),
+            ("localhost:8000", "the scheme is missing"),
+            ("ftp://x", "must be http"),
+            ("http://", "the host is missing"),
+            ("http://x:port", "not a number"),
+            ("http://x:99999", "not a number"),
+            ("http://user:secret@x", "use an API key"),
+            ("http://x/?q=1", "no query"),
+            ("http://x\r\nEvil: 1", "control character"),
+        ] {
+            let message = target(url).route().unwrap_err().to_string();
+            assert!(message.contains(part), "{url}: {message}");
+        }
+    }
+
+    #[test]
+    fn api_keys_are_sent_and_never_shown() {
+        let key = ApiKey::new("sk-123").unwrap();
+        let target = Target { api_key: Some(key), ..target("http://127.0.0.1:1") };
+        assert!(!format!("{target:?}").contains("sk-123"));
+        let head = String::from_utf8(target.route().unwrap().head_prefix).unwrap();
+        assert!(head.contains("Authorization: Bearer sk-123\r\n"));
+        assert!(ApiKey::new("a\r\nb").is_err() && ApiKey::new("").is_err());
+    }
+}
