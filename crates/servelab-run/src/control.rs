@@ -1,0 +1,95 @@
+//! The stop switch of a run. One request to stop ends it in order, a second one at once. Signals are only another finger
+//! on the same switch.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
+use std::thread::{self, JoinHandle};
+
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::iterator::{Handle, Signals};
+
+/// Shared between a run and whoever may end it.
+#[derive(Debug, Default)]
+pub struct RunControl {
+    presses: AtomicU8,
+}
+
+impl RunControl {
+    /// A switch that nobody has pressed.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Asks the run to end: the first time in order, after that at once.
+    pub fn stop(&self) {
+        // Saturating: 256 signals must not mean "go on".
+        let _ = self.presses.try_update(Relaxed, Relaxed, |presses| presses.checked_add(1));
+    }
+
+    /// The run was asked to end.
+    pub fn is_stopping(&self) -> bool {
+        self.presses.load(Relaxed) > 0
+    }
+
+    /// The run was asked more than once: servers get no time to end in order.
+    pub fn is_forced(&self) -> bool {
+        self.presses.load(Relaxed) > 1
+    }
+}
+
+/// Turns SIGINT, SIGTERM and SIGHUP into [`RunControl::stop`] until dropped.
+#[derive(Debug)]
+pub struct SignalGuard {
+    handle: Handle,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl SignalGuard {
+    /// Takes the signals over.
+    pub fn install(control: Arc<RunControl>) -> std::io::Result<Self> {
+        let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP])?;
+        let handle = signals.handle();
+        let watch = move || signals.forever().for_each(|_| control.stop());
+        let thread = thread::Builder::new().name("signals".to_owned()).spawn(watch)?;
+        Ok(Self { handle, thread: Some(thread) })
+    }
+}
+
+impl Drop for SignalGuard {
+    fn drop(&mut self) {
+        self.handle.close();
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, Instant};
+
+    use super::*;
+
+    #[test]
+    fn signals_press_the_switch() {
+        let control = Arc::new(RunControl::new());
+        let guard = SignalGuard::install(Arc::clone(&control)).unwrap();
+        assert!(!control.is_stopping());
+        for (is_pressed, name) in [(RunControl::is_stopping as fn(&RunControl) -> bool, "first"), (RunControl::is_forced, "second")] {
+            signal_hook::low_level::raise(SIGTERM).unwrap();
+            let deadline = Instant::now() + Duration::from_secs(5);
+            while !is_pressed(&control) {
+                assert!(Instant::now() < deadline, "{name} signal was not seen");
+                std::thread::yield_now();
+            }
+        }
+        drop(guard);
+    }
+
+    #[test]
+    fn many_presses_stay_pressed() {
+        let control = RunControl::new();
+        (0..1000).for_each(|_| control.stop());
+        assert!(control.is_stopping() && control.is_forced());
+    }
+}

@@ -1,0 +1,78 @@
+//! What `/proc` says about processes: group, start time, state, environment marker. Reads only; a process that vanishes
+//! while it is being looked at is simply not there. Signals are sent by the parent module.
+
+use std::fs;
+
+/// A process as `/proc/PID/stat` shows it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct ProcessInfo {
+    pub(crate) pid: i32,
+    /// Process group.
+    pub(crate) pgrp: i32,
+    /// Start time in clock ticks since boot: with the pid and the boot id it names one process for ever.
+    pub(crate) start_ticks: u64,
+    /// Dead, only not collected by its parent yet.
+    pub(crate) is_zombie: bool,
+}
+
+/// Reads one process; `None` when there is none.
+pub(crate) fn process(pid: i32) -> Option<ProcessInfo> {
+    parse_stat(pid, &fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
+}
+
+/// Every process that can be seen.
+pub(crate) fn processes() -> Vec<ProcessInfo> {
+    let Ok(folder) = fs::read_dir("/proc") else { return Vec::new() };
+    let pids = folder.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
+    pids.filter_map(process).collect()
+}
+
+/// True when the process was started with `NAME=VALUE` in its environment. Unreadable environments count as without.
+pub(crate) fn has_env(pid: i32, name: &str, value: &str) -> bool {
+    let wanted = format!("{name}={value}");
+    let Ok(environ) = fs::read(format!("/proc/{pid}/environ")) else { return false };
+    environ.split(|byte| *byte == 0).any(|entry| entry == wanted.as_bytes())
+}
+
+/// Identity of this boot; start times of different boots must not be compared.
+pub(crate) fn boot_id() -> Option<String> {
+    Some(fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?.trim().to_owned())
+}
+
+/// The command name may contain spaces and parentheses, so fields are counted from the last `)`.
+fn parse_stat(pid: i32, stat: &str) -> Option<ProcessInfo> {
+    let (_, rest) = stat.rsplit_once(')')?;
+    let fields: Vec<&str> = rest.split_whitespace().collect();
+    Some(ProcessInfo {
+        pid,
+        is_zombie: matches!(fields.first(), Some(&"Z" | &"X")),
+        pgrp: fields.get(2)?.parse().ok()?,
+        start_ticks: fields.get(19)?.parse().ok()?,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn stat_lines() {
+        let line = "77 (a) b (c)) S 1 70 70 0 -1 4194560 1 0 0 0 0 0 0 0 20 0 1 0 12345 0 0";
+        let expected = ProcessInfo { pid: 77, pgrp: 70, start_ticks: 12345, is_zombie: false };
+        assert_eq!(parse_stat(77, line), Some(expected));
+        assert!(parse_stat(77, &line.replace(") S", ") Z")).unwrap().is_zombie);
+        for broken in ["", "77", "77 (a)", "77 (a) S x y", "77 (a) S 1 70"] {
+            assert_eq!(parse_stat(77, broken), None, "{broken}");
+        }
+    }
+
+    #[test]
+    fn this_process_is_there() {
+        let pid = i32::try_from(std::process::id()).unwrap();
+        let me = process(pid).unwrap();
+        assert!(!me.is_zombie && me.start_ticks > 0);
+        assert!(processes().contains(&me));
+        assert!(boot_id().is_some());
+        assert!(!has_env(pid, "SERVELAB_NO_SUCH", "1"));
+    }
+}

@@ -1,0 +1,202 @@
+//! What an engine's log says about the engine: the configuration it settled on, its KV cache, its log level. The names are
+//! vLLM's. Why an engine failed is found elsewhere (`servelab_core::failures`).
+
+use std::fs::File;
+use std::io::{self, Read, Seek, SeekFrom};
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use crate::pyliteral::{parse_dict, parse_kwargs};
+
+/// Facts from one engine's log. `None` or empty where the log does not say.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct ServerLogFacts {
+    /// Version that the engine gave itself.
+    pub engine_version: Option<String>,
+    /// `non-default args: {…}`: what the engine understood of its command line.
+    pub non_default_args: Map<String, Value>,
+    /// `with config: …`: what the engine core was initialised with.
+    pub engine_config: Map<String, Value>,
+    /// KV cache size in tokens.
+    pub kv_cache_tokens: Option<u64>,
+    /// `Maximum concurrency for N tokens per request: Xx`: (N tokens, X requests).
+    pub max_concurrency: Option<(u64, f64)>,
+    /// Memory left for the KV cache, GiB.
+    pub available_kv_gib: Option<f64>,
+    /// Memory taken by the model's weights, GiB.
+    pub model_load_gib: Option<f64>,
+    /// Seconds that loading the model took, by the engine's own clock.
+    pub model_load_s: Option<f64>,
+    /// Lines at DEBUG level were seen.
+    pub is_debug: bool,
+}
+
+impl ServerLogFacts {
+    /// Reads every line; the first statement of each fact counts (later ones come from further ranks).
+    pub fn parse(log: &str) -> Self {
+        let mut facts = Self::default();
+        for line in log.lines() {
+            facts.line(line);
+        }
+        facts
+    }
+
+    fn line(&mut self, line: &str) {
+        if let Some(args) = after(line, "non-default args: ").and_then(parse_dict) {
+            set(&mut self.non_default_args, args);
+        }
+        if let Some(text) = after(line, "LLM engine (v") {
+            if let Some((version, config)) = text.split_once(") with config: ") {
+                self.engine_version.get_or_insert_with(|| version.to_owned());
+                set(&mut self.engine_config, parse_kwargs(config));
+            }
+        }
+        if let Some(tokens) = after(line, "KV cache size: ").and_then(number) {
+            self.kv_cache_tokens.get_or_insert(tokens as u64);
+        }
+        if let Some(text) = after(line, "Maximum concurrency for ") {
+            let times = after(text, "per request: ").and_then(number);
+            if let Some(pair) = number(text).zip(times) {
+                self.max_concurrency.get_or_insert((pair.0 as u64, pair.1));
+            }
+        }
+        if let Some(gib) = after(line, "Available KV cache memory: ").and_then(number) {
+            self.available_kv_gib.get_or_insert(gib);
+        }
+        if let Some(text) = after(line, "Model loading took ") {
+            if let Some(gib) = number(text) {
+                self.model_load_gib.get_or_insert(gib);
+            }
+            if let Some(seconds) = after(text, " and ").and_then(number) {
+                self.model_load_s.get_or_insert(seconds);
+            }
+        }
+        self.is_debug |= is_debug_line(line);
+    }
+}
+
+fn set(slot: &mut Map<String, Value>, map: Map<String, Value>) {
+    if slot.is_empty() {
+        *slot = map;
+    }
+}
+
+fn after<'a>(line: &'a str, marker: &str) -> Option<&'a str> {
+    Some(line.split_once(marker)?.1)
+}
+
+/// A number at the start of `text`, with or without thousands separators.
+fn number(text: &str) -> Option<f64> {
+    let end = text.find(|c: char| !c.is_ascii_digit() && c != ',' && c != '.').unwrap_or(text.len());
+    text.get(..end)?.replace(',', "").trim_end_matches('.').parse().ok()
+}
+
+/// `(APIServer pid=1) DEBUG 11-22 …`, with or without the process in front.
+fn is_debug_line(line: &str) -> bool {
+    let text = if line.starts_with('(') { line.split_once(") ").map_or(line, |(_, rest)| rest) } else { line };
+    text.starts_with("DEBUG ")
+}
+
+/// The last `max_bytes` of a file, lossily decoded, without a first line that was cut.
+pub fn tail(path: &Path, max_bytes: u64) -> io::Result<String> {
+    let mut file = File::open(path)?;
+    let length = file.metadata()?.len();
+    let start = length.saturating_sub(max_bytes);
+    file.seek(SeekFrom::Start(start))?;
+    let mut bytes = Vec::new();
+    file.take(max_bytes).read_to_end(&mut bytes)?;
+    let text = String::from_utf8_lossy(&bytes).into_owned();
+    Ok(match text.split_once('\n') {
+        Some((_, rest)) if start > 0 => rest.to_owned(),
+        _ => text,
+    })
+}
+
+/// The last line with something on it, shortened for a progress line.
+pub fn last_line(path: &Path) -> Option<String> {
+    let text = tail(path, 8192).ok()?;
+    let line = text.lines().rev().find(|line| !line.trim().is_empty())?;
+    Some(line.trim().chars().take(200).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn lines_of_several_versions() {
+        let facts = ServerLogFacts::parse(
+            "(APIServer pid=1) INFO 11-22 20:41:19 [x.py:1] non-default args: {'max_num_seqs': 8, 'api': None}\n\
+             INFO 11-22 [core.py:133] Initializing a V1 LLM engine (v0.11.0) with config: model='m', max_seq_len=2048\n\
+             INFO [gpu_worker.py:1] Available KV cache memory: 3.18 GiB\n\
+             INFO [gpu_model_runner.py:1] Model loading took 14.9888 GiB and 6.33 seconds\n\
+             INFO [kv.py:1] GPU KV cache size: 1,234,567 tokens\n\
+             INFO [kv.py:1] Maximum concurrency for 32,768 tokens per request: 61.44x\n\
+             INFO [kv.py:1] GPU KV cache size: 5 tokens\n",
+        );
+        assert_eq!(facts.engine_version.as_deref(), Some("0.11.0"));
+        assert_eq!(facts.non_default_args.get("max_num_seqs"), Some(&json!(8)));
+        assert_eq!(facts.engine_config.get("max_seq_len"), Some(&json!(2048)));
+        assert_eq!(facts.kv_cache_tokens, Some(1_234_567));
+        assert_eq!(facts.max_concurrency, Some((32_768, 61.44)));
+        assert_eq!(facts.available_kv_gib, Some(3.18));
+        assert_eq!((facts.model_load_gib, facts.model_load_s), (Some(14.9888), Some(6.33)));
+        assert!(!facts.is_debug);
+    }
+
+    #[test]
+    fn debug_lines() {
+        for (line, expected) in [
+            ("DEBUG 11-22 20:41:19 [x.py:1] y", true),
+            ("(EngineCore pid=7) DEBUG 11-22 [x.py:1] y", true),
+            ("INFO 11-22 [x.py:1] DEBUG is off", false),
+            ("(broken DEBUG", false),
+            ("", false),
+        ] {
+            assert_eq!(is_debug_line(line), expected, "{line}");
+        }
+    }
+
+    #[test]
+    fn a_real_log() {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/samples/vllm/server-start-0.32-cpu.log");
+        let Ok(log) = std::fs::read_to_string(&path) else {
+            println!("skipped: {} is not here", path.display());
+            return;
+        };
+        let facts = ServerLogFacts::parse(&log);
+        assert_eq!(facts.engine_version.as_deref(), Some("0.32.0"));
+        assert_eq!(facts.kv_cache_tokens, Some(2_097_152));
+        assert_eq!(facts.max_concurrency, Some((2048, 1024.0)));
+        for (key, expected) in [
+            ("max_seq_len", json!(2048)),
+            ("dtype", json!("torch.bfloat16")),
+            ("enable_prefix_caching", json!(true)),
+            ("enable_chunked_prefill", json!(true)),
+            ("enforce_eager", json!(true)),
+            ("kv_cache_dtype", json!("auto")),
+            ("served_model_name", json!("tiny")),
+            ("tensor_parallel_size", json!(1)),
+        ] {
+            assert_eq!(facts.engine_config.get(key), Some(&expected), "{key}");
+        }
+        assert_eq!(facts.engine_config.get("compilation_config").and_then(|c| c.get("backend")), Some(&json!("inductor")));
+        assert!(facts.engine_config.contains_key("kernel_config"), "the whole line was read");
+        assert_eq!(facts.non_default_args.get("served_model_name"), Some(&json!(["tiny"])));
+    }
+
+    #[test]
+    fn tails() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("log");
+        std::fs::write(&path, "first line\nsecond line\n\n").unwrap();
+        assert_eq!(tail(&path, 1000).unwrap(), "first line\nsecond line\n\n");
+        assert_eq!(tail(&path, 15).unwrap(), "second line\n\n");
+        assert_eq!(last_line(&path).as_deref(), Some("second line"));
+        assert_eq!(last_line(&folder.path().join("none")), None);
+    }
+}
