@@ -1,9 +1,11 @@
 //! Pure data and arithmetic of Servelab: studies and their expansion, identity, rules, flag tables, metric definitions,
 //! verdicts. No file, clock, thread, socket or random source is touched here; time and seeds arrive as arguments.
 
+pub mod codes;
 pub mod event;
 pub mod expand;
 pub mod expr;
+pub mod failures;
 pub mod feasibility;
 pub mod flags;
 pub mod identity;
