@@ -1,1 +1,22 @@
-//! Placeholder line, replaced with the crate's contents.
+//! Results on disk: the root folder and its layout, claims, attempts, Parquet records, and the tables derived from them.
+//! Plain files with atomic renames, so that a kill at any instant loses nothing that was finished. Metric definitions and
+//! verdicts live in `servelab-core`; nothing here starts processes or prints.
+
+mod attempt;
+mod claim;
+mod error;
+mod files;
+pub mod rank;
+mod records;
+mod results;
+mod root;
+mod table;
+
+pub use attempt::{AttemptDir, AttemptState, FailureReport, StateChange, WindowInfo};
+pub use claim::{Claim, ClaimInfo, ClaimRequest, JobLife, Liveness, hostname};
+pub use error::StoreError;
+pub use files::{Durability, JsonLines, append_line, read_json, read_json_lines, write_atomic, write_json};
+pub use records::{RecordWriter, read_events, read_prom, read_requests, write_events, write_prom, write_requests};
+pub use results::{ResultRow, RowContext, collect_rows, results_table, varied_parameters};
+pub use root::{ROOT_FORMAT, Root};
+pub use table::{CellValue, Column, ColumnKind, Table, viz_data};
