@@ -1,1 +1,20 @@
-//! Placeholder line, replaced with the crate's contents.
+//! Prompts: tokenizers, synthesis with exact token counts, dataset files in and out, statistics and lints. What a study
+//! says about its dataset is `servelab_core::workload`; sending prompts and printing is left to others.
+
+mod create;
+mod error;
+mod formats;
+mod prompt;
+mod source;
+mod stats;
+mod synth;
+mod tokenizer;
+
+pub use create::{Written, create, create_suite, write_legacy, write_messages};
+pub use error::DataError;
+pub use formats::{Dataset, parse_dataset, read_dataset};
+pub use prompt::{Message, Prompt, PromptBody};
+pub use source::{PromptSource, StreamRequest, file_sha256};
+pub use stats::{CategoryStats, DatasetStats, Histogram, HistogramBin, LengthStats, Lint, render_stats, stats};
+pub use synth::synthesize;
+pub use tokenizer::{Tokenizer, TokenizerSource};
