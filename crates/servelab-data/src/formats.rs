@@ -4,7 +4,7 @@
 use std::path::Path;
 
 use serde_json::Value;
-use servelab_core::workload::FileFormat;
+use servelab_core::workload::{DEFAULT_FILE_OUTPUT_TOKENS, FileFormat, FileSpec};
 
 use crate::error::DataError;
 use crate::prompt::{Prompt, PromptBody};
@@ -27,18 +27,16 @@ pub struct Dataset {
     pub skipped: usize,
 }
 
-/// Reads a dataset file. Prompts that state no output length get `default_output` tokens.
-pub fn read_dataset(
-    path: &Path,
-    format: FileFormat,
-    default_output: u32,
-    tokenizer: &Tokenizer,
-) -> Result<Dataset, DataError> {
-    let bytes = std::fs::read(path).map_err(|source| DataError::Read { path: path.to_path_buf(), source })?;
-    parse_dataset(&bytes, path, format, default_output, tokenizer)
+/// Reads a dataset file; a relative path starts at `base_dir`.
+pub fn read_dataset(file: &FileSpec, base_dir: &Path, tokenizer: &Tokenizer) -> Result<Dataset, DataError> {
+    let path = base_dir.join(&file.path);
+    let bytes = std::fs::read(&path).map_err(|source| DataError::Read { path: path.clone(), source })?;
+    let default_output = file.output_tokens.unwrap_or(DEFAULT_FILE_OUTPUT_TOKENS);
+    parse_dataset(&bytes, &path, file.format, default_output, tokenizer)
 }
 
-/// Like [`read_dataset`], from the file's bytes; `path` is only named in errors.
+/// Like [`read_dataset`], from the file's bytes; `path` is only named in errors. Prompts that state no output length get
+/// `default_output` tokens.
 pub fn parse_dataset(
     bytes: &[u8],
     path: &Path,

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
-use servelab_core::workload::{DEFAULT_FILE_OUTPUT_TOKENS, DatasetSpec, FileSpec, SynthSpec};
+use servelab_core::workload::{DatasetSpec, FileSpec, SynthSpec};
 use sha2::{Digest, Sha256};
 
 use crate::error::DataError;
@@ -112,8 +112,7 @@ impl<'t> PromptSource<'t> {
 
 fn open_file(file: &FileSpec, base_dir: &Path, tokenizer: &Tokenizer, seed: u64) -> Result<Kind, DataError> {
     let path = base_dir.join(&file.path);
-    let default_output = file.output_tokens.unwrap_or(DEFAULT_FILE_OUTPUT_TOKENS);
-    let mut prompts = read_dataset(&path, file.format, default_output, tokenizer)?.prompts;
+    let mut prompts = read_dataset(file, base_dir, tokenizer)?.prompts;
     if let Some(empty) = prompts.iter().find(|prompt| prompt.input_tokens == 0) {
         let reason = format!("prompt `{}` is empty and no server takes it; remove it", empty.id);
         return Err(DataError::NoPrompts { path, reason });

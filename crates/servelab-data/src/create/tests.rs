@@ -1,9 +1,15 @@
 use proptest::prelude::*;
-use servelab_core::workload::{Category, FileFormat, Mix};
+use servelab_core::workload::{Category, FileFormat, FileSpec, Mix};
 
 use super::*;
-use crate::formats::read_dataset;
+use crate::formats::{Dataset, read_dataset};
 use crate::stats::stats;
+
+fn read(path: &Path) -> Result<Dataset, DataError> {
+    let path = path.to_str().unwrap().to_owned();
+    let file = FileSpec { path, format: FileFormat::Auto, output_tokens: None };
+    read_dataset(&file, Path::new(""), &Tokenizer::builtin())
+}
 
 #[test]
 fn created_sets_read_back_as_they_were_counted() {
@@ -14,7 +20,7 @@ fn created_sets_read_back_as_they_were_counted() {
     assert_eq!((written.name.as_str(), written.n), ("mine", 40));
     let bytes = std::fs::read(&written.path).unwrap();
     assert_eq!(hex_sha256(&bytes), written.sha256);
-    let dataset = read_dataset(&written.path, FileFormat::Auto, 1, &tokenizer).unwrap();
+    let dataset = read(&written.path).unwrap();
     assert_eq!(dataset.format, FileFormat::Legacy);
     assert!(dataset.prompts.iter().all(|prompt| prompt.stated_input_tokens == Some(prompt.input_tokens)));
     assert_eq!(dataset.prompts.iter().filter(|prompt| prompt.category == Some(Category::Short)).count(), 30);
@@ -57,7 +63,7 @@ fn messages_form_reads_back() {
     let path = dir.path().join("m.json");
     let prompts = synthesize(&SynthSpec::exact(3, 30, 10), 1, "x", 3, &tokenizer).unwrap();
     write_messages(&path, &prompts).unwrap();
-    let read = read_dataset(&path, FileFormat::Auto, 1, &tokenizer).unwrap();
+    let read = read(&path).unwrap();
     assert_eq!(read.format, FileFormat::Messages);
     for (written, read) in prompts.iter().zip(&read.prompts) {
         assert_eq!((read.input_tokens, read.output_tokens, &read.id), (30, 10, &written.id));
@@ -100,6 +106,6 @@ proptest! {
             stated_input_tokens: Some(tokenizer.count(text).unwrap()),
         }).collect();
         write_legacy(&path, &prompts).unwrap();
-        prop_assert_eq!(read_dataset(&path, FileFormat::Auto, 1, &tokenizer).unwrap().prompts, prompts);
+        prop_assert_eq!(read(&path).unwrap().prompts, prompts);
     }
 }
