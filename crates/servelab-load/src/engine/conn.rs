@@ -155,19 +155,31 @@ pub(crate) fn is_alive(fd: &OwnedFd) -> bool {
     matches!(recv(fd, &mut byte[..], RecvFlags::PEEK | RecvFlags::DONTWAIT), Err(Errno::AGAIN))
 }
 
-/// Writes as much of head and body as the kernel takes. `true` when all is written.
-pub(crate) fn write_request(fd: &OwnedFd, job: &mut Job, body: &[u8]) -> Result<bool, Errno> {
+/// Writes as much of head and body as the kernel takes. When all is written, returns the reading of `now` just before the
+/// call that took the last byte: the kernel copies first and wakes the receiver afterwards, so a reading after the call
+/// can be late by a whole time slice on a busy machine, and the time to the first token would come out too short.
+pub(crate) fn write_request(
+    fd: &OwnedFd,
+    job: &mut Job,
+    body: &[u8],
+    now: impl Fn() -> i64,
+) -> Result<Option<i64>, Errno> {
     let total = job.head.len() + body.len();
-    while job.written < total {
+    loop {
         let head = job.head.get(job.written..).unwrap_or_default();
         let body = body.get(job.written.saturating_sub(job.head.len())..).unwrap_or_default();
         let parts = [IoSlice::new(head), IoSlice::new(body)];
+        let before_ns = now();
         match sendmsg(fd, &parts, &mut SendAncillaryBuffer::default(), SendFlags::NOSIGNAL) {
-            Ok(n) => job.written += n,
-            Err(Errno::AGAIN) => return Ok(false),
+            Ok(n) => {
+                job.written += n;
+                if job.written >= total {
+                    return Ok(Some(before_ns));
+                }
+            }
+            Err(Errno::AGAIN) => return Ok(None),
             Err(Errno::INTR) => {}
             Err(errno) => return Err(errno),
         }
     }
-    Ok(true)
 }

@@ -174,13 +174,13 @@ impl<'a> Worker<'a> {
         let Some(job) = &mut conn.job else { return self.watch_writes(token, false) };
         let Some(request) = spec.request(job.seq) else { return Ok(()) };
         let is_reused = job.record.t_conn0.is_none();
-        match write_request(&conn.fd, job, &request.body) {
-            Ok(true) => {
-                job.record.t_send = Some(clock::now_ns(spec.clock));
+        match write_request(&conn.fd, job, &request.body, || clock::now_ns(spec.clock)) {
+            Ok(Some(t_send)) => {
+                job.record.t_send = Some(t_send);
                 self.setup.control.sent.fetch_add(1, Relaxed);
                 self.watch_writes(token, false)
             }
-            Ok(false) => self.watch_writes(token, true),
+            Ok(None) => self.watch_writes(token, true),
             // The server had closed the kept connection and nothing of this request went out: take another.
             Err(_) if job.written == 0 && is_reused => {
                 let job = self.conns.remove(token).and_then(|conn| conn.job);
