@@ -44,6 +44,11 @@ impl<T> OrderedMap<T> {
         self.0.iter().map(|(key, value)| (key.as_str(), value))
     }
 
+    /// Owned keys and values in file order.
+    pub fn into_entries(self) -> impl Iterator<Item = (String, T)> {
+        self.0.into_iter()
+    }
+
     /// Keys in file order.
     pub fn keys(&self) -> impl Iterator<Item = &str> {
         self.0.iter().map(|(key, _)| key.as_str())

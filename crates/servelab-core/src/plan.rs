@@ -79,6 +79,12 @@ pub struct DesignSummary {
     pub new_points: u64,
     /// The settings it varies.
     pub factors: Vec<String>,
+    /// Purpose of single labels, where it is not the design's.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub label_purposes: BTreeMap<String, String>,
+    /// Expectation of single labels, where it is not the design's.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub label_expects: BTreeMap<String, String>,
     /// Why it is blocked, if it is.
     pub blocked: Option<String>,
 }

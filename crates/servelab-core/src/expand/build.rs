@@ -221,6 +221,12 @@ impl Drafting<'_> {
         .map_err(|WalkError(message)| Diagnostic::at(at, message))?;
         for (row, label, factors) in found {
             summary.labelled_points += 1;
+            if let Some(purpose) = block.purpose.as_ref().filter(|purpose| summary.purpose.as_ref() != Some(purpose)) {
+                summary.label_purposes.insert(label.clone(), purpose.clone());
+            }
+            if let Some(expect) = block.expect.as_ref().filter(|e| summary.expect.as_ref() != Some(&e.text)) {
+                summary.label_expects.insert(label.clone(), expect.text.clone());
+            }
             let shape = self.shapes.of(&row).map_err(|message| {
                 Diagnostic::at(at, format!("point `{label}` of design `{}`: {message}", design.name))
             })?;

@@ -10,7 +10,7 @@ use crate::identity::legacy_md5_8;
 use crate::study::Study;
 
 /// Deploy settings under their older names.
-const DEPLOY_NAMES: [(&str, &str); 7] = [
+const DEPLOY_NAMES: [(&str, &str); 8] = [
     ("nodes", "num_nodes"),
     ("gpus_per_node", "gpus_per_node"),
     ("tp", "tensor_parallel_size"),
@@ -18,6 +18,7 @@ const DEPLOY_NAMES: [(&str, &str); 7] = [
     ("dp", "data_parallel_size"),
     ("dp_local", "data_parallel_size_local"),
     ("launch", "distributed_executor_backend"),
+    ("replicas", "num_replicas"),
 ];
 
 /// The older 8-digit hash of one labelled point.

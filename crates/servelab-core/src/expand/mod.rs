@@ -66,6 +66,8 @@ pub struct ExpandInput<'a> {
     pub model_path: &'a str,
     /// Fingerprint of the tokenizer that counts prompt tokens.
     pub tokenizer: &'a str,
+    /// Path of that tokenizer, unless it is the built-in one; the simulator counts with the same.
+    pub tokenizer_path: Option<&'a str>,
     /// Facts per workload.
     pub datasets: &'a BTreeMap<String, DatasetFacts>,
     /// Winning points of a design, once it has results.

@@ -7,8 +7,9 @@ use serde_json::Value;
 use super::ExpandInput;
 use super::shape::{RoleSize, Shape};
 use super::space::{Row, Section, Space};
-use crate::flags::{ArgvRequest, Backend, NoteSeverity, RoleDeploy, build_argv, pd_role_extras};
+use crate::flags::{ArgvRequest, Backend, Dialect, NoteSeverity, RoleDeploy, build_argv, pd_role_extras};
 use crate::plan::{Placement, RolePlan};
+use crate::version::VersionSpec;
 
 /// The roles of a point and what to know about their flags.
 pub(super) struct Roles {
@@ -91,11 +92,35 @@ fn command(
         },
         table,
     );
+    let mut line = argv.argv;
+    if table.dialect() == Dialect::Sim {
+        line.extend(simulator_options(input));
+    }
     for note in argv.notes {
         let text = note.to_string();
         if note.severity != NoteSeverity::Info && !notes.contains(&text) {
             notes.push(text);
         }
     }
-    (argv.argv, argv.env)
+    (line, argv.env)
+}
+
+/// What the simulator is told beside vLLM's flags.
+fn simulator_options(input: &ExpandInput<'_>) -> Vec<String> {
+    let engine = &input.study.engine;
+    let mut out = Vec::new();
+    let mut option = |name: &str, value: String| out.extend([name.to_owned(), value]);
+    if let Some(speedup) = engine.speedup {
+        option("--speedup", speedup.to_string());
+    }
+    for spec in &engine.fail {
+        option("--fail", spec.clone());
+    }
+    if let Some(version) = input.version.and_then(VersionSpec::min) {
+        option("--engine-version", version.to_string());
+    }
+    if let Some(path) = input.tokenizer_path {
+        option("--tokenizer", path.to_owned());
+    }
+    out
 }

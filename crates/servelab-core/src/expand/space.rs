@@ -48,6 +48,7 @@ pub struct Space {
     values: Vec<Interned>,
     by_text: HashMap<String, ValueIdx>,
     quoted_names: Vec<String>,
+    serve_by_name: HashMap<String, KeyIdx>,
 }
 
 #[derive(Debug)]
@@ -67,7 +68,13 @@ impl Space {
         let by_key = keys.iter().cloned().enumerate().map(|(at, key)| (key, at)).collect();
         let quoted_names =
             keys.iter().map(|key| format!("{}:", canonical_json(&Value::from(key.name.as_str())))).collect();
-        Self { keys, by_key, values: Vec::new(), by_text: HashMap::new(), quoted_names }
+        let serve_by_name = keys
+            .iter()
+            .enumerate()
+            .filter(|(_, key)| key.section == Section::Serve)
+            .map(|(at, key)| (key.name.clone(), at))
+            .collect();
+        Self { keys, by_key, values: Vec::new(), by_text: HashMap::new(), quoted_names, serve_by_name }
     }
 
     /// A row without any value.
@@ -114,6 +121,19 @@ impl Space {
     pub fn get(&self, row: &[ValueIdx], section: Section, name: &str) -> Option<&Value> {
         let at = self.by_key.get(&Key { section, name: name.to_owned() })?;
         self.json(*row.get(*at)?)
+    }
+
+    /// The value of an engine setting in a row; allocates nothing.
+    pub fn serve<'a>(&'a self, row: &[ValueIdx], name: &str) -> Option<&'a Value> {
+        self.json(*row.get(*self.serve_by_name.get(name)?)?)
+    }
+
+    /// True when an engine setting with this prefix is set.
+    pub fn serve_has_prefix(&self, row: &[ValueIdx], prefix: &str) -> bool {
+        self.keys
+            .iter()
+            .zip(row)
+            .any(|(key, value)| *value != UNSET && key.section == Section::Serve && key.name.starts_with(prefix))
     }
 
     /// The set values of one section, by name.

@@ -134,9 +134,7 @@ impl Checker<'_> {
                     .with_hint("choose another name"));
             }
             if let Err(problem) = workload.dataset.validate() {
-                let kind = self.doc.at(&["workloads", name, "dataset"]).and_then(Node::as_map);
-                let kind = kind.and_then(|entries| entries.first()).map_or("synth", |entry| entry.key.as_str());
-                let mut path = vec!["workloads", name, "dataset", kind];
+                let mut path = vec!["workloads", name, "dataset"];
                 path.extend(problem.key.split('.'));
                 return Err(self.at(&path, problem.message));
             }
@@ -404,6 +402,8 @@ impl Checker<'_> {
                 None => everything |= inherits,
             }
         }
+        // A name that does not exist is the clearer mistake; expansion reports it.
+        everything |= used.iter().any(|name| !study.workloads.contains_key(name));
         if !everything && let Some(name) = study.workloads.keys().find(|name| !used.contains(name)) {
             return Err(self
                 .at(&["workloads", name], format!("workload `{name}` is not used by any design"))

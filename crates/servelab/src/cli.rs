@@ -1,0 +1,153 @@
+//! The command line: clap structures (their doc comments are the help) and the dispatch to `commands`.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
+use servelab_core::study::EngineKind;
+
+use crate::commands;
+use crate::error::CommandError;
+use crate::study_input::Overrides;
+use crate::ui::Ui;
+
+/// The laboratory for LLM serving: turns a study file into evidence you can act on.
+#[derive(Debug, Parser)]
+#[command(name = "servelab", version, about, max_term_width = 110, propagate_version = true)]
+pub(crate) struct Cli {
+    /// Say less: no progress, only errors and warnings
+    #[arg(long, short, global = true)]
+    quiet: bool,
+    /// Say more
+    #[arg(long, short, global = true, action = clap::ArgAction::Count)]
+    verbose: u8,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Write a commented study and site to start from
+    Init(commands::init::InitArgs),
+    /// Show what a study expands to: points, cells, infeasible ones, cost
+    Plan(commands::plan::PlanArgs),
+    /// Make and inspect prompt sets
+    Dataset(commands::dataset::DatasetArgs),
+    /// Run a study on this machine; run it again to go on where it stopped
+    Run(commands::run::RunArgs),
+    /// Show how far a study is and what failed
+    Status(commands::status::StatusArgs),
+    /// Show the server logs of a point or cell
+    Logs(commands::logs::LogsArgs),
+    /// Write tables and reports of a study's results
+    Report(commands::report::ReportArgs),
+    /// Serve a simulated vLLM over HTTP
+    Sim(commands::sim::SimArgs),
+    /// Explain a verdict or failure code
+    Explain(commands::explain::ExplainArgs),
+    /// Print a shell completion script
+    Completions(commands::docs::CompletionsArgs),
+    /// Print the manual page
+    Man(commands::docs::ManArgs),
+    /// Print the JSON Schema of study or site files
+    Schema(commands::schema::SchemaArgs),
+}
+
+/// What study commands have in common.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct StudyArgs {
+    /// The study file
+    #[arg(value_name = "STUDY")]
+    pub(crate) study: PathBuf,
+    /// Folder where results live
+    #[arg(long, env = "SERVELAB_ROOT", default_value = "servelab-out", value_name = "DIR")]
+    pub(crate) root: PathBuf,
+    /// Only this design (may be repeated)
+    #[arg(long, value_name = "NAME")]
+    pub(crate) design: Vec<String>,
+    /// Only this point or cell: a label, an id or its beginning, or a legacy hash (may be repeated)
+    #[arg(long, value_name = "LABEL|ID|HASH")]
+    pub(crate) only: Vec<String>,
+    /// Change a key of the study: `load.stop.requests=20` (may be repeated)
+    #[arg(long, value_name = "KEY=YAML")]
+    pub(crate) set: Vec<String>,
+    /// Use another site: a name or a path
+    #[arg(long, value_name = "SITE")]
+    pub(crate) site: Option<String>,
+    /// Use another engine; makes other points
+    #[arg(long, value_enum, value_name = "KIND")]
+    pub(crate) engine: Option<EngineArg>,
+    /// Path of the engine's executable
+    #[arg(long, value_name = "PATH")]
+    pub(crate) engine_bin: Option<String>,
+    /// At most this many requests per cell; makes other cells
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) max_requests: Option<u32>,
+}
+
+/// Engines by name.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(crate) enum EngineArg {
+    /// The simulated engine
+    Sim,
+    /// vLLM
+    Vllm,
+    /// SGLang
+    Sglang,
+    /// A server that runs already
+    External,
+}
+
+impl StudyArgs {
+    pub(crate) fn overrides(&self) -> Overrides {
+        Overrides {
+            set: self.set.clone(),
+            site: self.site.clone(),
+            engine: self.engine.map(|engine| match engine {
+                EngineArg::Sim => EngineKind::Sim,
+                EngineArg::Vllm => EngineKind::Vllm,
+                EngineArg::Sglang => EngineKind::Sglang,
+                EngineArg::External => EngineKind::External,
+            }),
+            engine_bin: self.engine_bin.clone(),
+            max_requests: self.max_requests,
+            help_capture: None,
+        }
+    }
+}
+
+/// Parses, runs, and turns the outcome into an exit code.
+pub(crate) fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            let _ = error.print();
+            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
+        }
+    };
+    let ui = Ui::new(cli.quiet, cli.verbose);
+    match dispatch(cli.command, ui) {
+        Ok(code) => code,
+        Err(error) => {
+            ui.always(&error.text());
+            error.exit_code()
+        }
+    }
+}
+
+fn dispatch(command: Command, ui: Ui) -> Result<ExitCode, CommandError> {
+    match command {
+        Command::Init(args) => commands::init::init(args, ui),
+        Command::Plan(args) => commands::plan::plan(&args, ui),
+        Command::Dataset(args) => commands::dataset::dataset(args, ui),
+        Command::Run(args) => commands::run::run(&args, ui),
+        Command::Status(args) => commands::status::status(&args, ui),
+        Command::Logs(args) => commands::logs::logs(&args, ui),
+        Command::Report(args) => commands::report::report(&args, ui),
+        Command::Sim(args) => commands::sim::sim(args, ui),
+        Command::Explain(args) => commands::explain::explain(&args, ui),
+        Command::Completions(args) => commands::docs::completions(&args, &mut Cli::command(), ui),
+        Command::Man(args) => commands::docs::man(&args, Cli::command(), ui),
+        Command::Schema(args) => commands::schema::schema(&args, ui),
+    }
+}

@@ -1,0 +1,15 @@
+//! One file per command: what was typed, what it does. Printing goes through `Ui`.
+
+pub(crate) mod dataset;
+pub(crate) mod docs;
+pub(crate) mod explain;
+pub(crate) mod init;
+pub(crate) mod logs;
+pub(crate) mod plan;
+pub(crate) mod report;
+pub(crate) mod run;
+pub(crate) mod schema;
+pub(crate) mod select;
+pub(crate) mod sim;
+pub(crate) mod status;
+pub(crate) mod stored;

@@ -1,0 +1,67 @@
+//! `servelab plan`: what a study expands to, before anything is spent. With `--write` the plan and its manifest go to
+//! the study's folder under the root; otherwise nothing on disk changes.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::Args;
+
+use super::{select, stored};
+use crate::cli::StudyArgs;
+use crate::error::CommandError;
+use crate::study_input::StudyInput;
+use crate::ui::Ui;
+
+/// Arguments of `servelab plan`.
+#[derive(Debug, Args)]
+pub(crate) struct PlanArgs {
+    #[command(flatten)]
+    study: StudyArgs,
+    /// Print the whole plan as JSON
+    #[arg(long, conflicts_with = "summary")]
+    json: bool,
+    /// Only counts; fast for very large studies
+    #[arg(long)]
+    summary: bool,
+    /// Show at most this many points
+    #[arg(long, default_value_t = 60, value_name = "N")]
+    max_points: usize,
+    /// Write MANIFEST.md and plan.json into the study's folder under the root
+    #[arg(long)]
+    write: bool,
+    /// Print MANIFEST.md instead of the plan
+    #[arg(long, conflicts_with_all = ["json", "summary"])]
+    manifest: bool,
+    /// A captured `vllm serve --help=all` of the target environment; beats the built-in flag tables
+    #[arg(long, value_name = "FILE")]
+    help_capture: Option<PathBuf>,
+}
+
+pub(crate) fn plan(args: &PlanArgs, ui: Ui) -> Result<ExitCode, CommandError> {
+    let mut overrides = args.study.overrides();
+    overrides.help_capture.clone_from(&args.help_capture);
+    let input = StudyInput::load(&args.study.study, &overrides)?;
+    if args.summary {
+        let summary = input.summary()?;
+        ui.data(&servelab_view::summary_text(&summary));
+        return Ok(ExitCode::SUCCESS);
+    }
+    let winners = stored::winners(&args.study.root, &input);
+    let mut plan = input.plan(&winners)?;
+    select::narrow(&mut plan, &args.study)?;
+    if args.write {
+        let root = servelab_store::Root::open_or_create(&args.study.root)?;
+        let folder = stored::write_plan(&root, &input, &plan, &args.study.study)?;
+        ui.say(&format!("wrote {}", folder.display()));
+    }
+    if args.json {
+        let text = serde_json::to_string_pretty(&plan).map_err(|error| CommandError::failed(error.to_string()))?;
+        ui.data(&text);
+    } else if args.manifest {
+        ui.data(&servelab_view::manifest_md(&plan, &input.study, &args.study.study.to_string_lossy()));
+    } else {
+        let options = servelab_view::PlanTextOptions { width: ui.width(), max_points: args.max_points };
+        ui.data(&servelab_view::plan_text(&plan, &input.study, &options));
+    }
+    Ok(ExitCode::SUCCESS)
+}
