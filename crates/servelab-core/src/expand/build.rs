@@ -180,7 +180,6 @@ impl Drafting<'_> {
     }
 
     /// Blocks of a `from` design; the reason why there are none yet, on the inner error.
-    #[expect(clippy::type_complexity, reason = "outer: a mistake; inner: blocked")]
     fn winning_blocks(&self, design: &CompiledDesign) -> Result<Result<Vec<Block>, String>, Diagnostic> {
         let Some(from) = &design.from else { return Ok(Ok(Vec::new())) };
         let Some(ids) = (self.input.winners)(&from.source) else {

@@ -6,41 +6,18 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 use serde_json::{Value, json};
 
 use super::blocks::{Assignment, Block, BlockFactor, Naming, label_text, parse_template};
-use super::shape::{parse_ratio, parse_shape};
+use super::collect::{base_settings, collect_keys, factor_names};
+use super::names::{DEPLOY_NAMES, DERIVED_NAMES, resolve_name};
 use super::space::{Key, KeyIdx, Row, Section, Space, UNSET, flatten};
+use super::topology::topology_variants;
 use super::view::Slots;
 use crate::expr::{BoundExpr, Expr};
-use crate::flags::{self, FlagTable, FlagVerdict};
+use crate::flags::{FlagTable, FlagVerdict};
 use crate::ordered::OrderedMap;
 use crate::source::{Diagnostic, Span, did_you_mean};
-use crate::study::{Design, DesignKind, Factor, OnViolation, PlaceMode, RoleShape, Settings, Study, Topology};
+use crate::study::{Design, DesignKind, Factor, OnViolation, PlaceMode, Settings, Study, Topology};
 use crate::version::{EngineGuard, VersionSpec};
 use crate::yaml::Node;
-
-/// Settings of `deploy` by their names in grids and expressions.
-pub const DEPLOY_NAMES: [&str; 18] = [
-    "mode",
-    "nodes",
-    "gpus_per_node",
-    "tp",
-    "pp",
-    "dp",
-    "dp_local",
-    "replicas",
-    "launch",
-    "place",
-    "p.count",
-    "p.tp",
-    "p.pp",
-    "p.dp",
-    "d.count",
-    "d.tp",
-    "d.pp",
-    "d.dp",
-];
-
-/// Facts about a point that expressions may use beside its settings.
-pub const DERIVED_NAMES: [&str; 1] = ["gpus"];
 
 /// A design after compilation.
 #[derive(Debug)]
@@ -111,27 +88,6 @@ pub struct Compiled {
     pub written: BTreeSet<Key>,
 }
 
-/// Resolves a setting's name to its section and canonical name.
-pub fn resolve_name(name: &str) -> Result<Key, String> {
-    for (prefix, section) in [("env.", Section::Env), ("serve.", Section::Serve), ("deploy.", Section::Deploy)] {
-        if let Some(rest) = name.strip_prefix(prefix) {
-            return match section {
-                Section::Env => Ok(Key { section, name: rest.to_owned() }),
-                _ => resolve_name(rest),
-            };
-        }
-    }
-    if DEPLOY_NAMES.contains(&name) {
-        return Ok(Key { section: Section::Deploy, name: name.to_owned() });
-    }
-    let canonical = flags::canonical_setting(name);
-    match canonical.section {
-        flags::Section::Deploy => Ok(Key { section: Section::Deploy, name: canonical.name }),
-        flags::Section::Serve => Ok(Key { section: Section::Serve, name: canonical.name }),
-        flags::Section::Model => Err(format!("`{name}` is no engine setting: write it as `model.{}`", canonical.name)),
-    }
-}
-
 pub(super) struct Compiler<'a> {
     study: &'a Study,
     doc: &'a Node,
@@ -170,166 +126,6 @@ pub fn compile(
     let constraints = compiler.constraints(engine)?;
     space = compiler.space;
     Ok(Compiled { space, designs, constraints, slots: compiler.slots, measure_sets: compiler.measure_sets, written })
-}
-
-/// The study's own settings as `(name, value)`, deploy first.
-fn base_settings(study: &Study) -> Vec<(String, Value)> {
-    let deploy = &study.deploy;
-    let mut out = Vec::new();
-    let mut number = |name: &str, value: Option<u32>| {
-        if let Some(value) = value {
-            out.push((format!("deploy.{name}"), Value::from(value)));
-        }
-    };
-    number("nodes", deploy.nodes);
-    number("gpus_per_node", deploy.gpus_per_node);
-    number("tp", deploy.tp);
-    number("pp", deploy.pp);
-    number("dp", deploy.dp);
-    number("dp_local", deploy.dp_local);
-    number("replicas", deploy.replicas);
-    for (prefix, role) in [("p", deploy.p), ("d", deploy.d)] {
-        let RoleShape { count, tp, pp, dp } = role.unwrap_or_default();
-        number(&format!("{prefix}.count"), count);
-        number(&format!("{prefix}.tp"), tp);
-        number(&format!("{prefix}.pp"), pp);
-        number(&format!("{prefix}.dp"), dp);
-    }
-    if let Some(mode) = deploy.mode {
-        out.push(("deploy.mode".into(), mode_name(mode).into()));
-    }
-    if let Some(place) = deploy.place {
-        out.push(("deploy.place".into(), place.name().into()));
-    }
-    if let Some(launch) = deploy.launch {
-        out.push(("deploy.launch".into(), launch.name().into()));
-    }
-    for (name, value) in study.serve.iter() {
-        out.push((name.to_owned(), value.clone()));
-    }
-    for (name, value) in &study.env {
-        out.push((format!("env.{name}"), Value::from(value.0.join(","))));
-    }
-    out
-}
-
-fn mode_name(mode: crate::study::DeployMode) -> &'static str {
-    match mode {
-        crate::study::DeployMode::Collocated => "collocated",
-        crate::study::DeployMode::Pd => "pd",
-    }
-}
-
-/// Settings whose value is a structure must be known by their leaves before rows can be laid out.
-fn collect_keys(
-    study: &Study,
-    doc: &Node,
-    flags: Option<&FlagTable>,
-    out: &mut BTreeSet<Key>,
-) -> Result<(), Diagnostic> {
-    let mut add = |path: &[&str], name: &str, value: &Value| -> Result<(), Diagnostic> {
-        let span = doc.span_at(path);
-        check_setting(name, value, flags).map_err(|(message, hint)| Diagnostic { message, span: Some(span), hint })?;
-        let mut leaves = Vec::new();
-        flatten(name, value, &mut leaves);
-        for (leaf, _) in leaves {
-            let key = resolve_name(&leaf).map_err(|message| Diagnostic::at(span, message))?;
-            out.insert(key);
-        }
-        Ok(())
-    };
-    for (name, value) in base_settings(study) {
-        let section = if name.starts_with("deploy.") {
-            "deploy"
-        } else if name.starts_with("env.") {
-            "env"
-        } else {
-            "serve"
-        };
-        let plain = name.strip_prefix("deploy.").or_else(|| name.strip_prefix("env.")).unwrap_or(&name).to_owned();
-        let first = plain.split('.').next().unwrap_or(&plain).to_owned();
-        let path = if section == "deploy" { first.as_str() } else { plain.as_str() };
-        add(&[section, path], &name, &value)?;
-    }
-    for (design_name, design) in study.designs.iter() {
-        for (name, value) in design.set.iter() {
-            add(&["designs", design_name, "set", name], name, value)?;
-        }
-        for (name, factor) in design.grid.iter().flat_map(OrderedMap::iter) {
-            for value in &factor.values {
-                add(&["designs", design_name, "grid", name], name, value)?;
-            }
-        }
-        for (entry_name, entry) in design.list.iter().flat_map(OrderedMap::iter) {
-            for (name, factor) in entry.grid.iter() {
-                for value in &factor.values {
-                    add(&["designs", design_name, "list", entry_name, "grid", name], name, value)?;
-                }
-            }
-            for (name, value) in entry.settings.iter() {
-                add(&["designs", design_name, "list", entry_name, name], name, value)?;
-            }
-        }
-        for (group, arms) in design.ablate.iter().flat_map(OrderedMap::iter) {
-            for (arm_name, arm) in arms.iter() {
-                for (name, value) in arm.settings.iter() {
-                    add(&["designs", design_name, "ablate", group, arm_name, name], name, value)?;
-                }
-            }
-        }
-    }
-    for name in study.probe.keys() {
-        add(&["probe", name], name, &Value::from(1))?;
-    }
-    if study.designs.iter().any(|(_, design)| design.topology.is_some()) {
-        out.extend(DEPLOY_NAMES.map(|name| Key { section: Section::Deploy, name: name.to_owned() }));
-    }
-    Ok(())
-}
-
-/// A mistyped setting is an error; one that the engine version does not know otherwise is the plan's business.
-fn check_setting(name: &str, value: &Value, flags: Option<&FlagTable>) -> Result<(), (String, Option<String>)> {
-    let key = resolve_name(name).map_err(|message| (message, None))?;
-    match key.section {
-        Section::Env => {
-            let fine = !key.name.is_empty()
-                && key.name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_')
-                && !key.name.starts_with(|c: char| c.is_ascii_digit());
-            if fine { Ok(()) } else { Err((format!("`{}` is no name of an environment variable", key.name), None)) }
-        }
-        Section::Deploy => {
-            if DEPLOY_NAMES.contains(&key.name.as_str()) {
-                return Ok(());
-            }
-            let near = did_you_mean(&key.name, DEPLOY_NAMES);
-            Err((
-                format!("unknown deploy setting `{}`", key.name),
-                Some(near.map_or_else(
-                    || format!("known: {}", DEPLOY_NAMES.join(", ")),
-                    |near| format!("did you mean `{near}`?"),
-                )),
-            ))
-        }
-        Section::Serve => {
-            if name == "extra_args" {
-                return Ok(());
-            }
-            if let Some(near) = did_you_mean(name, DEPLOY_NAMES)
-                && (near == name || (name.contains('.') && (name.starts_with("p.") || name.starts_with("d."))))
-            {
-                return Err((format!("unknown deploy setting `{name}`"), Some(format!("did you mean `{near}`?"))));
-            }
-            match flags.map(|table| table.check(name, value)) {
-                Some(FlagVerdict::Unknown { suggestion: Some(near) }) => Err((
-                    format!("unknown setting `{name}`"),
-                    Some(format!(
-                        "did you mean `{near}`? To pass a flag that Servelab does not know, use `extra_args: [\"--flag\", …]`"
-                    )),
-                )),
-                _ => Ok(()),
-            }
-        }
-    }
 }
 
 impl Compiler<'_> {
@@ -698,101 +494,6 @@ pub fn parse_expression(text: &str, span: Span) -> Result<Expr, Diagnostic> {
         };
         Diagnostic { message: error.message.clone(), span: Some(at), hint: error.hint.clone() }
     })
-}
-
-fn factor_names(design: &Design) -> Vec<String> {
-    let mut names: Vec<String> = Vec::new();
-    let mut add = |name: &str| {
-        if !names.iter().any(|known| known == name) {
-            names.push(name.to_owned());
-        }
-    };
-    design.grid.iter().flat_map(OrderedMap::keys).for_each(&mut add);
-    for (_, entry) in design.list.iter().flat_map(OrderedMap::iter) {
-        entry.grid.keys().for_each(&mut add);
-        entry.settings.keys().for_each(&mut add);
-    }
-    for (_, arms) in design.ablate.iter().flat_map(OrderedMap::iter) {
-        for (_, arm) in arms.iter() {
-            arm.settings.keys().for_each(&mut add);
-        }
-    }
-    if let Some(topology) = &design.topology {
-        if !topology.tp.is_empty() {
-            add("tp");
-        }
-        if !topology.ratios.is_empty() {
-            add("p:d");
-        }
-        if !topology.shapes.is_empty() {
-            add("shape");
-        }
-        if topology.place.0.len() > 1 {
-            add("place");
-        }
-    }
-    names
-}
-
-/// The shapes that a topology names, with their labels.
-fn topology_variants(topology: &Topology) -> Result<Vec<(String, OrderedMap<Value>)>, String> {
-    use crate::study::DeployMode;
-    let mut out: Vec<(String, OrderedMap<Value>)> = Vec::new();
-    let pd_settings = |p: (u32, u32, Option<u32>), d: (u32, u32, Option<u32>)| {
-        let mut settings = OrderedMap::default();
-        settings.insert("mode", json!("pd"));
-        for (prefix, (count, tp, dp)) in [("p", p), ("d", d)] {
-            settings.insert(format!("{prefix}.count"), json!(count));
-            settings.insert(format!("{prefix}.tp"), json!(tp));
-            if let Some(dp) = dp {
-                settings.insert(format!("{prefix}.dp"), json!(dp));
-            }
-        }
-        settings
-    };
-    let wanted = topology.mode;
-    let mixed = |what: &str, needs: &str| format!("{what} needs `mode: {needs}`");
-    for ratio in topology.ratios.iter() {
-        if wanted == Some(DeployMode::Collocated) {
-            return Err(mixed("`p:d`", "pd"));
-        }
-        let (p, d) = parse_ratio(ratio)?;
-        let (p_tp, d_tp) = (topology.p.tp.unwrap_or(1), topology.d.tp.unwrap_or(1));
-        let label = format!("{p}P-TP{p_tp}+{d}D-TP{d_tp}");
-        out.push((label, pd_settings((p, p_tp, topology.p.dp), (d, d_tp, topology.d.dp))));
-    }
-    for text in topology.shapes.iter() {
-        let (mode, first, decode) = parse_shape(text)?;
-        if wanted.is_some_and(|wanted| wanted != mode) {
-            return Err(format!("the shape `{text}` does not fit the given `mode`"));
-        }
-        match decode {
-            Some(decode) => {
-                let label = format!("{}P-TP{}+{}D-TP{}", first.count, first.tp, decode.count, decode.tp);
-                out.push((label, pd_settings((first.count, first.tp, None), (decode.count, decode.tp, None))));
-            }
-            None => out.push(collocated(first.count, first.tp)),
-        }
-    }
-    for tp in topology.tp.iter().copied() {
-        if wanted == Some(DeployMode::Pd) {
-            return Err(mixed("`tp`", "collocated"));
-        }
-        let gpus = topology.gpus.unwrap_or(tp);
-        if tp == 0 || gpus % tp != 0 {
-            return Err(format!("{gpus} GPUs cannot be filled with servers of tp {tp}"));
-        }
-        out.push(collocated(gpus / tp, tp));
-    }
-    Ok(out)
-}
-
-fn collocated(replicas: u32, tp: u32) -> (String, OrderedMap<Value>) {
-    let mut settings = OrderedMap::default();
-    settings.insert("mode", json!("collocated"));
-    settings.insert("replicas", json!(replicas));
-    settings.insert("tp", json!(tp));
-    (format!("{replicas}xTP{tp}"), settings)
 }
 
 /// Labels by group prefix, for references such as `baseline: 1A`.

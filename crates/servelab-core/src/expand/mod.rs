@@ -4,17 +4,20 @@
 
 mod blocks;
 mod build;
+mod collect;
 mod compile;
 mod cost;
 mod judge;
 mod legacy;
 mod measure;
+mod names;
 mod roles;
 mod shape;
 mod space;
 mod summary;
 #[cfg(test)]
 mod tests;
+mod topology;
 mod view;
 
 use std::collections::BTreeMap;
@@ -22,8 +25,9 @@ use std::collections::BTreeMap;
 use serde_json::Value;
 
 pub use build::expand;
-pub use compile::{DEPLOY_NAMES, parse_expression};
+pub use compile::parse_expression;
 pub use measure::{OFFLINE_WORKLOAD, levels};
+pub use names::DEPLOY_NAMES;
 pub use shape::{RoleSize, Shape, parse_ratio, parse_shape};
 pub use summary::{Summary, summarise};
 

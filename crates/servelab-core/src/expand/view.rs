@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::rc::Rc;
 
 use super::blocks::ExprView;
-use super::compile::{DERIVED_NAMES, resolve_name};
+use super::names::{DERIVED_NAMES, resolve_name};
 use super::shape::Shape;
 use super::space::{KeyIdx, Row, Section, Space, ValueIdx};
 use crate::expr::Value;
@@ -51,12 +51,15 @@ impl Slots {
     }
 }
 
+/// A deployment, or why there is none.
+type Resolved = Result<Rc<Shape>, String>;
+
 /// Resolves the deployment of rows, each distinct one once.
 pub struct Shapes<'a> {
     space: &'a Space,
     deploy_keys: Vec<KeyIdx>,
-    cache: HashMap<Vec<ValueIdx>, Result<Rc<Shape>, String>>,
-    last: Option<(Vec<ValueIdx>, Result<Rc<Shape>, String>)>,
+    cache: HashMap<Vec<ValueIdx>, Resolved>,
+    last: Option<(Vec<ValueIdx>, Resolved)>,
     gpus_per_node: Option<u32>,
     nodes: Option<u32>,
 }
@@ -75,7 +78,7 @@ impl<'a> Shapes<'a> {
     }
 
     /// The deployment of a row.
-    pub fn of(&mut self, row: &Row) -> Result<Rc<Shape>, String> {
+    pub fn of(&mut self, row: &Row) -> Resolved {
         if let Some((values, shape)) = &self.last
             && self.deploy_keys.iter().zip(values).all(|(key, value)| row[*key] == *value)
         {

@@ -169,7 +169,7 @@ impl Checker<'_> {
             if open.rate.is_empty() {
                 return Err(err(&["open", "rate"], "no rate is given".into()));
             }
-            if let Some(rate) = open.rate.iter().find(|rate| !(**rate > 0.0)) {
+            if let Some(rate) = open.rate.iter().find(|rate| !is_positive(**rate)) {
                 return Err(err(
                     &["open", "rate"],
                     format!("a rate must be greater than 0 requests per second, found {rate}"),
@@ -220,7 +220,7 @@ impl Checker<'_> {
                 "an open loop has no slots; use `requests` or `duration_s`".into(),
             ));
         }
-        if stop.duration_s.is_some_and(|seconds| !(seconds > 0.0)) {
+        if stop.duration_s.is_some_and(|seconds| !is_positive(seconds)) {
             return Err(err(&["stop", "duration_s"], "`duration_s` must be greater than 0".into()));
         }
         if let Some(steady) = stop.steady
@@ -228,7 +228,7 @@ impl Checker<'_> {
         {
             return Err(err(&["stop", "steady"], "`steady` needs 0 < min_s ≤ max_s".into()));
         }
-        if load.request_timeout_s.is_some_and(|seconds| !(seconds > 0.0)) {
+        if load.request_timeout_s.is_some_and(|seconds| !is_positive(seconds)) {
             return Err(err(&["request_timeout_s"], "`request_timeout_s` must be greater than 0".into()));
         }
         Ok(())
@@ -426,6 +426,10 @@ impl Checker<'_> {
         }
         Ok(())
     }
+}
+
+fn is_positive(number: f64) -> bool {
+    number.is_finite() && number > 0.0
 }
 
 fn mentions_mode(design: &Design) -> bool {

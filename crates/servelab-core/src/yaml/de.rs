@@ -72,10 +72,10 @@ impl de::Error for DeError {
         let wanted = people_words(&expected.to_string());
         let mut error = Self::plain(format!("expected {wanted}, found {}", found(&unexpected)));
         match unexpected {
-            Unexpected::Str(text) if wanted == "true or false" => {
-                if ["yes", "no", "on", "off"].contains(&text.to_lowercase().as_str()) {
-                    error = error.hint("write `true` or `false`");
-                }
+            Unexpected::Str(text)
+                if wanted == "true or false" && ["yes", "no", "on", "off"].contains(&text.to_lowercase().as_str()) =>
+            {
+                error = error.hint("write `true` or `false`");
             }
             Unexpected::Float(_) | Unexpected::Signed(_) | Unexpected::Unsigned(_) | Unexpected::Bool(_)
                 if wanted == "text" =>

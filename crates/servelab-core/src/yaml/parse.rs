@@ -238,10 +238,10 @@ fn plain(text: &str) -> NodeValue {
     if !starts_numeric || leading_zero || text.contains('_') {
         return NodeValue::Text(text.to_owned());
     }
-    if digits.bytes().all(|b| b.is_ascii_digit()) {
-        if let Ok(number) = text.parse::<i64>() {
-            return NodeValue::Int(number);
-        }
+    if digits.bytes().all(|b| b.is_ascii_digit())
+        && let Ok(number) = text.parse::<i64>()
+    {
+        return NodeValue::Int(number);
     }
     match text.parse::<f64>() {
         Ok(number) if number.is_finite() => NodeValue::Float(number),
