@@ -75,7 +75,9 @@ mod tests {
         let control = Arc::new(RunControl::new());
         let guard = SignalGuard::install(Arc::clone(&control)).unwrap();
         assert!(!control.is_stopping());
-        for (is_pressed, name) in [(RunControl::is_stopping as fn(&RunControl) -> bool, "first"), (RunControl::is_forced, "second")] {
+        for (is_pressed, name) in
+            [(RunControl::is_stopping as fn(&RunControl) -> bool, "first"), (RunControl::is_forced, "second")]
+        {
             signal_hook::low_level::raise(SIGTERM).unwrap();
             let deadline = Instant::now() + Duration::from_secs(5);
             while !is_pressed(&control) {

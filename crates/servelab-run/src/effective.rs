@@ -82,7 +82,12 @@ const DEPLOY: [(&str, &str); 4] = [
 ];
 
 /// Compares a point's configuration (`{serve, deploy, …}`) with what the engine shows.
-pub fn compare(config: &Value, log: &ServerLogFacts, server_info: Option<&Value>, version: Option<&str>) -> EffectiveConfig {
+pub fn compare(
+    config: &Value,
+    log: &ServerLogFacts,
+    server_info: Option<&Value>,
+    version: Option<&str>,
+) -> EffectiveConfig {
     let requested = requested(config);
     let mut effective = BTreeMap::new();
     let mut differences = Vec::new();
@@ -271,7 +276,8 @@ mod tests {
             println!("skipped: {} is not here", path.display());
             return;
         };
-        let serve = json!({"max_model_len": 2048, "max_num_seqs": 8, "max_num_batched_tokens": 2048, "enforce_eager": true});
+        let serve =
+            json!({"max_model_len": 2048, "max_num_seqs": 8, "max_num_batched_tokens": 2048, "enforce_eager": true});
         let facts = ServerLogFacts::parse(&log);
         let same = compare(&json!({"serve": serve}), &facts, None, None);
         assert!(same.differences.is_empty() && same.not_shown.is_empty(), "{same:?}");

@@ -186,7 +186,7 @@ fn engine_process() {
     let Ok(port) = std::env::var("FAKE_ENGINE_PORT") else { return };
     let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u32>().ok());
     let engine = FakeEngine::new(
-        Duration::from_millis(number("FAKE_ENGINE_LATENCY_MS").unwrap_or(1).into()),
+        Duration::from_millis(number("FAKE_ENGINE_LATENCY_MS").unwrap_or(20).into()),
         number("FAKE_ENGINE_DIES_AT"),
     );
     println!("INFO 11-22 [kv.py:1] GPU KV cache size: 4,096 tokens");

@@ -81,17 +81,42 @@ pub fn find_program(program: &Path, search_path: Option<&std::ffi::OsStr>) -> Op
 }
 
 /// The whole command line of a server that listens on `127.0.0.1:port`.
-pub fn command_line(engine: &Engine, role: &RolePlan, port: u16, extra_args: &[String]) -> Vec<String> {
+pub fn command_line(
+    engine: &Engine,
+    point: &PlannedPoint,
+    role: &RolePlan,
+    port: u16,
+    extra_args: &[String],
+) -> Vec<String> {
     let mut argv = role.argv.clone();
     if let (Some(first), Some(program)) = (argv.first_mut(), program(engine, role)) {
         *first = program.to_string_lossy().into_owned();
     }
     argv.extend(extra_args.iter().cloned());
     match engine {
-        Engine::Sim { .. } => argv.extend(["--listen".to_owned(), format!("127.0.0.1:{port}")]),
+        Engine::Sim { .. } => {
+            argv.extend(simulator_flags(point, &argv));
+            argv.extend(["--listen".to_owned(), format!("127.0.0.1:{port}")]);
+        }
         _ => argv.extend(["--host", "127.0.0.1", "--port"].map(str::to_owned).into_iter().chain([port.to_string()])),
     }
     argv
+}
+
+/// What the point's engine section says about the simulation itself, unless the command line has it already.
+fn simulator_flags(point: &PlannedPoint, argv: &[String]) -> Vec<String> {
+    let setting = |name: &str| point.config.get("engine").and_then(|engine| engine.get(name));
+    let is_absent = |flag: &str| !argv.iter().any(|arg| arg == flag || arg.starts_with(&format!("{flag}=")));
+    let mut flags = Vec::new();
+    if let Some(speedup) = setting("speedup").filter(|value| value.is_number() && is_absent("--speedup")) {
+        flags.extend(["--speedup".to_owned(), speedup.to_string()]);
+    }
+    if is_absent("--fail") {
+        for spec in setting("fail").and_then(|fail| fail.as_array()).into_iter().flatten() {
+            flags.extend(spec.as_str().map(|spec| ["--fail".to_owned(), spec.to_owned()]).into_iter().flatten());
+        }
+    }
+    flags
 }
 
 /// The environment that a server gets on top of the inherited one: later sources win.
@@ -137,7 +162,11 @@ fn is_secret(name: &str, secrets: &[String]) -> bool {
 /// One word for a POSIX shell.
 pub fn quote(word: &str) -> String {
     let is_plain = |c: char| c.is_ascii_alphanumeric() || "_@%+=:,./-".contains(c);
-    if !word.is_empty() && word.chars().all(is_plain) { word.to_owned() } else { format!("'{}'", word.replace('\'', r"'\''")) }
+    if !word.is_empty() && word.chars().all(is_plain) {
+        word.to_owned()
+    } else {
+        format!("'{}'", word.replace('\'', r"'\''"))
+    }
 }
 
 /// The name that requests must carry: `--served-model-name`, else the model's own name.
@@ -152,7 +181,8 @@ pub fn served_model(point: &PlannedPoint, role: Option<&RolePlan>) -> String {
         let model = point.config.get("model")?;
         Some(model.get(key)?.as_str()?.to_owned())
     };
-    let positional = || argv.get(2).filter(|arg| argv.get(1).is_some_and(|a| a == "serve") && !arg.starts_with('-')).cloned();
+    let positional =
+        || argv.get(2).filter(|arg| argv.get(1).is_some_and(|a| a == "serve") && !arg.starts_with('-')).cloned();
     value_of("--served-model-name")
         .or_else(|| planned("served_name"))
         .or_else(positional)
@@ -193,12 +223,20 @@ mod tests {
         let vllm = Engine::Process { program: Some("/venv/bin/vllm".into()) };
         let planned = Engine::Process { program: None };
         for (engine, argv, expected) in [
-            (&sim, "servelab sim --model m --gpu H200", "/opt/servelab sim --model m --gpu H200 --x --listen 127.0.0.1:9"),
+            (
+                &sim,
+                "servelab sim --model m --gpu H200",
+                "/opt/servelab sim --model m --gpu H200 --x --listen 127.0.0.1:9",
+            ),
             (&vllm, "vllm serve m --dtype auto", "/venv/bin/vllm serve m --dtype auto --x --host 127.0.0.1 --port 9"),
             (&planned, "vllm serve m", "vllm serve m --x --host 127.0.0.1 --port 9"),
         ] {
-            assert_eq!(command_line(engine, &role(argv), 9, &["--x".to_owned()]), words(expected));
+            assert_eq!(command_line(engine, &point("p", &[]), &role(argv), 9, &["--x".to_owned()]), words(expected));
         }
+        let mut fast = point("p", &[]);
+        fast.config = json!({"engine": {"kind": "sim", "speedup": 8, "fail": ["oom@3", "hang"]}});
+        let argv = command_line(&sim, &fast, &role("servelab sim"), 9, &[]);
+        assert_eq!(argv, words("/opt/servelab sim --speedup 8 --fail oom@3 --fail hang --listen 127.0.0.1:9"));
     }
 
     #[test]

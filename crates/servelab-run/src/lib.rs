@@ -2,16 +2,38 @@
 //! records, and walks the states of DESIGN. Prompts come from the caller through [`RequestSource`]; nothing is printed
 //! here, everything worth showing is an event for the [`Observer`].
 
+mod cell;
 mod control;
+mod diagnosis;
 pub mod effective;
+pub mod environment;
+mod error;
+mod estimate;
 #[cfg(test)]
 mod fixtures;
+mod job;
 pub mod launch;
+mod observe;
+mod options;
 pub mod port;
 pub mod process;
 pub mod pyliteral;
 pub mod ready;
+mod recorder;
+mod resume;
+mod run;
+mod schedule;
+mod server;
 pub mod serverlog;
+mod source;
 
 pub use control::{RunControl, SignalGuard};
+pub use error::RunError;
+pub use job::new_job_id;
 pub use launch::Engine;
+pub use observe::{FailedCell, Observer, RunEvent, RunSummary, ServerPhase, SkippedCell};
+pub use options::{LaunchOptions, RunOptions};
+pub use resume::{RETRY_LIMIT, RetryPolicy};
+pub use run::{RunInput, run};
+pub use schedule::{Ordering, ServerStart, starts};
+pub use source::{PrepareError, PreparedCell, RequestSource};

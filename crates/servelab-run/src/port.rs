@@ -10,7 +10,8 @@ const BLOCK: u16 = 1000;
 pub fn free_port(base: u16) -> Option<u16> {
     let is_free = |port: &u16| {
         // Both addresses: an engine that binds the wildcard fails when anybody has the port on any address.
-        TcpListener::bind((Ipv4Addr::LOCALHOST, *port)).is_ok() && TcpListener::bind((Ipv4Addr::UNSPECIFIED, *port)).is_ok()
+        TcpListener::bind((Ipv4Addr::LOCALHOST, *port)).is_ok()
+            && TcpListener::bind((Ipv4Addr::UNSPECIFIED, *port)).is_ok()
     };
     (base..=base.saturating_add(BLOCK)).find(is_free)
 }

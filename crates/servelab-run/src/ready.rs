@@ -256,8 +256,20 @@ mod tests {
             ("another model", 200, r#"{"data": [{"id": "big"}]}"#, (200, TOKEN), "it serves `big`"),
             ("models are no JSON", 200, "<html>", (200, TOKEN), "waiting for the model"),
             ("dies on the first request", 200, MODELS, (500, "{}"), "first generated token"),
-            ("an error with status 200", 200, MODELS, (200, r#"{"error": {"message": "full"}}"#), "last answer: HTTP status 200"),
-            ("no token", 200, MODELS, (200, r#"{"choices": [{}], "usage": {"completion_tokens": 0}}"#), "generated token"),
+            (
+                "an error with status 200",
+                200,
+                MODELS,
+                (200, r#"{"error": {"message": "full"}}"#),
+                "last answer: HTTP status 200",
+            ),
+            (
+                "no token",
+                200,
+                MODELS,
+                (200, r#"{"choices": [{}], "usage": {"completion_tokens": 0}}"#),
+                "generated token",
+            ),
         ] {
             let server = FakeServer::start(move |request| match request.path.as_str() {
                 "/health" => Canned::json(health, ""),

@@ -47,11 +47,11 @@ impl ServerLogFacts {
         if let Some(args) = after(line, "non-default args: ").and_then(parse_dict) {
             set(&mut self.non_default_args, args);
         }
-        if let Some(text) = after(line, "LLM engine (v") {
-            if let Some((version, config)) = text.split_once(") with config: ") {
-                self.engine_version.get_or_insert_with(|| version.to_owned());
-                set(&mut self.engine_config, parse_kwargs(config));
-            }
+        if let Some((version, config)) =
+            after(line, "LLM engine (v").and_then(|text| text.split_once(") with config: "))
+        {
+            self.engine_version.get_or_insert_with(|| version.to_owned());
+            set(&mut self.engine_config, parse_kwargs(config));
         }
         if let Some(tokens) = after(line, "KV cache size: ").and_then(number) {
             self.kv_cache_tokens.get_or_insert(tokens as u64);
@@ -184,7 +184,10 @@ mod tests {
         ] {
             assert_eq!(facts.engine_config.get(key), Some(&expected), "{key}");
         }
-        assert_eq!(facts.engine_config.get("compilation_config").and_then(|c| c.get("backend")), Some(&json!("inductor")));
+        assert_eq!(
+            facts.engine_config.get("compilation_config").and_then(|c| c.get("backend")),
+            Some(&json!("inductor"))
+        );
         assert!(facts.engine_config.contains_key("kernel_config"), "the whole line was read");
         assert_eq!(facts.non_default_args.get("served_model_name"), Some(&json!(["tiny"])));
     }

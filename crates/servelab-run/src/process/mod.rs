@@ -27,12 +27,13 @@ use procfs::ProcessInfo;
 /// Set in the environment of every server process; its value names exactly one start.
 pub const SERVER_TOKEN_ENV: &str = "SERVELAB_SERVER";
 
-/// Ignores SIGTERM itself, so that a stop leaves the leader in place until the last member is gone.
+/// Ignores SIGTERM itself, so that a stop leaves the leader in place until the last member is gone; its pause does not,
+/// so that a reaper need not wait for it.
 const GUARDIAN: &str = r#"trap '' TERM INT HUP
 read -r word
 [ "$word" = release ] && exit 0
 kill -s TERM -- "-$$"
-sleep 3
+(trap - TERM; exec sleep 3)
 kill -s KILL -- "-$$""#;
 
 const POLL: Duration = Duration::from_millis(10);

@@ -53,6 +53,8 @@ fn end(record: &ServerRecord, grace: Duration) -> Vec<i32> {
     for process in &found {
         signal_exactly(process, Signal::TERM);
     }
+    // The guardian ignores SIGTERM; it is not worth waiting for.
+    found.retain(|process| process.pid != record.pgid);
     let deadline = Instant::now() + grace;
     while !found.is_empty() && Instant::now() < deadline {
         std::thread::sleep(POLL);

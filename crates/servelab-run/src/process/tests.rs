@@ -73,8 +73,7 @@ fn exits_are_seen_and_output_is_kept() {
 #[test]
 fn environment_and_group() {
     let folder = Folder::new();
-    let mut server =
-        ServerProcess::spawn(&folder.command("echo $FROM_TEST $SERVELAB_SERVER; exec sleep 600")).unwrap();
+    let mut server = ServerProcess::spawn(&folder.command("echo $FROM_TEST $SERVELAB_SERVER; exec sleep 600")).unwrap();
     until("output", || folder.log().contains('\n'));
     assert!(folder.log().starts_with("yes test-"));
     assert_eq!(procfs::process(server.pid() as i32).unwrap().pgrp, server.pgid());

@@ -1,0 +1,298 @@
+//! Measures one cell against a server that serves: warm-up and window through the load generator, metrics scraped all the
+//! while, records written, numbers computed and judged. The caller decides what the outcome means for the server and
+//! writes the final state.
+
+use std::thread;
+use std::time::{Duration, Instant};
+
+use servelab_core::metrics::{ClientUsage, MetricsInput, counter_resets, summarise};
+use servelab_core::plan::{Load, PlannedCell, PlannedPoint};
+use servelab_core::result::{BenchResult, Severity};
+use servelab_core::state::CellState;
+use servelab_core::study::StopRule;
+use servelab_core::verdict::{CellEvidence, EffectiveDifference, FactorLimit, RequestEvidence, judge};
+use servelab_load::clock::new_epoch;
+use servelab_load::prometheus::{ScrapeOptions, ScrapeOutcome, ScrapeTarget, Scraper};
+use servelab_load::{LiveCounts, LivePhase, LoadControl, LoadOutcome, LoadSpec, Target, run_load};
+use servelab_store::{AttemptDir, StoreError, WindowInfo, write_json};
+
+use crate::control::RunControl;
+use crate::environment::Machine;
+use crate::error::RunError;
+use crate::observe::RunEvent;
+use crate::options::RunOptions;
+use crate::recorder::Recorder;
+use crate::server::PointServer;
+use crate::source::PreparedCell;
+
+const POLL: Duration = Duration::from_millis(20);
+const REPORT_EVERY: Duration = Duration::from_millis(200);
+
+/// What a measurement needs besides the cell itself.
+pub(crate) struct Bench<'a> {
+    pub(crate) options: &'a RunOptions,
+    pub(crate) recorder: &'a Recorder<'a>,
+    pub(crate) control: &'a RunControl,
+    pub(crate) machine: &'a Machine,
+    pub(crate) site: &'a str,
+    pub(crate) job: &'a str,
+    pub(crate) is_simulated: bool,
+}
+
+/// One cell and its surroundings.
+pub(crate) struct Subject<'a> {
+    pub(crate) point: &'a PlannedPoint,
+    pub(crate) cell: &'a PlannedCell,
+    pub(crate) attempt: &'a AttemptDir,
+    pub(crate) prepared: &'a PreparedCell,
+    /// Position in the order of the server start, from 0.
+    pub(crate) order: u32,
+}
+
+/// How a measurement ended, before anybody looked at the server.
+pub(crate) struct Measured {
+    pub(crate) state: CellState,
+    pub(crate) code: Option<String>,
+    pub(crate) detail: Option<String>,
+    pub(crate) elapsed_s: f64,
+    pub(crate) is_saturated: bool,
+}
+
+/// Why load was cut short.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Cut {
+    Cancelled,
+    ServerExited,
+    StoppedEarly,
+}
+
+impl Bench<'_> {
+    pub(crate) fn measure(&self, subject: &Subject<'_>, server: &mut PointServer) -> Result<Measured, RunError> {
+        let started = Instant::now();
+        let attempt = subject.attempt;
+        write_json(&attempt.path().join("effective.json"), &server.effective)?;
+        self.recorder.cell(attempt, CellState::Warming, None, None)?;
+        server.settle();
+        let clock = new_epoch();
+        let target = ScrapeTarget { node: self.machine.host.clone(), url: format!("{}/metrics", server.base_url) };
+        let options = ScrapeOptions {
+            interval_ns: nanos(self.options.scrape_interval.as_secs_f64()),
+            api_key: self.options.launch.api_key.clone(),
+            ..ScrapeOptions::default()
+        };
+        let scraper = Scraper::start(vec![target], &options, clock)
+            .map_err(|source| RunError::System { action: "start the metrics scraper", source })?;
+        let spec = self.spec(subject, server, clock);
+        let (loaded, cut) = self.drive(subject, server, spec)?;
+        self.recorder.cell(attempt, CellState::Collecting, None, None)?;
+        let scraped = scraper.stop();
+        let ended = |state, code: &str, detail: String| Measured {
+            state,
+            code: Some(code.to_owned()),
+            detail: Some(detail),
+            elapsed_s: started.elapsed().as_secs_f64(),
+            is_saturated: false,
+        };
+        let outcome = match loaded {
+            Ok(outcome) => outcome,
+            Err(error) => return Ok(ended(CellState::Failed, "load_failed", error.to_string())),
+        };
+        self.write_records(subject, server, &outcome, &scraped)?;
+        match cut {
+            Some(Cut::Cancelled) => {
+                return Ok(ended(CellState::Cancelled, "interrupted", "the run was asked to end".to_owned()));
+            }
+            Some(Cut::ServerExited) => {
+                return Ok(ended(CellState::Failed, "server_exited", "the server ended during the load".to_owned()));
+            }
+            Some(Cut::StoppedEarly) | None => {}
+        }
+        let result = self.judge(subject, server, &outcome, &scraped);
+        attempt.write_result(&result)?;
+        let first = result.verdict.reasons.iter().find(|reason| reason.severity == Severity::Invalid);
+        Ok(Measured {
+            state: if result.verdict.ok { CellState::Done } else { CellState::Invalid },
+            code: first.map(|reason| reason.code.clone()),
+            detail: first.map(|reason| reason.detail.clone()),
+            elapsed_s: started.elapsed().as_secs_f64(),
+            is_saturated: result.verdict.reasons.iter().any(|reason| reason.code == "saturated"),
+        })
+    }
+
+    fn spec(&self, subject: &Subject<'_>, server: &PointServer, clock: servelab_core::record::ClockEpoch) -> LoadSpec {
+        let prepared = subject.prepared;
+        let target = Target {
+            base_url: server.base_url.clone(),
+            endpoint: prepared.endpoint,
+            api_key: self.options.launch.api_key.clone(),
+        };
+        let mut spec = LoadSpec::new(target, clock, prepared.window.clone(), prepared.pacing.clone(), prepared.stop);
+        spec.warmup = prepared.warmup.clone();
+        spec.request_timeout_ns = nanos(subject.cell.settings.request_timeout_s).max(1_000_000);
+        spec.drain_timeout_ns = spec.drain_timeout_ns.min(spec.request_timeout_ns);
+        // Always recorded in memory: inter-token latencies are computed from them.
+        spec.keep_events = true;
+        spec.threads = self.options.load_threads.max(1);
+        spec
+    }
+
+    /// Runs the load in a thread of its own and watches it, the server and the stop switch.
+    fn drive(
+        &self,
+        subject: &Subject<'_>,
+        server: &mut PointServer,
+        spec: LoadSpec,
+    ) -> Result<(Result<LoadOutcome, servelab_load::LoadError>, Option<Cut>), RunError> {
+        let planned = (spec.warmup.len() + spec.window.len()) as u64;
+        let control = LoadControl::new();
+        let started = Instant::now();
+        let mut cut = None;
+        let mut is_measuring = false;
+        let mut next_report = started;
+        thread::scope(|scope| {
+            let load = thread::Builder::new()
+                .name("load".to_owned())
+                .spawn_scoped(scope, || run_load(spec, &control))
+                .map_err(|source| RunError::System { action: "start the load thread", source })?;
+            while !load.is_finished() {
+                let counts = control.counts();
+                if !is_measuring && counts.phase != LivePhase::Connecting && counts.phase != LivePhase::Warming {
+                    is_measuring = true;
+                    if let Err(error) = self.recorder.cell(subject.attempt, CellState::Measuring, None, None) {
+                        control.cancel();
+                        let _ = load.join();
+                        return Err(error.into());
+                    }
+                }
+                if cut.is_none() {
+                    cut = self.reason_to_cut(&counts, server);
+                    if cut.is_some() {
+                        control.cancel();
+                    }
+                }
+                if Instant::now() >= next_report {
+                    next_report = Instant::now() + REPORT_EVERY;
+                    let elapsed_s = started.elapsed().as_secs_f64();
+                    let cell = subject.cell.id.clone();
+                    self.recorder.observer.event(&RunEvent::Load { cell, counts, planned, elapsed_s });
+                }
+                thread::sleep(POLL);
+            }
+            let loaded = load.join().unwrap_or(Err(servelab_load::LoadError::Thread { index: 0 }));
+            if !is_measuring && loaded.is_ok() {
+                self.recorder.cell(subject.attempt, CellState::Measuring, None, None)?;
+            }
+            Ok((loaded, cut))
+        })
+    }
+
+    fn reason_to_cut(&self, counts: &LiveCounts, server: &mut PointServer) -> Option<Cut> {
+        if self.control.is_stopping() {
+            return Some(Cut::Cancelled);
+        }
+        if server.has_exited() {
+            return Some(Cut::ServerExited);
+        }
+        let over = counts.done + counts.failed;
+        let too_many_fail = self.options.stop_early.iter().any(|rule| match rule {
+            StopRule::SuccessBelow { below, after } => {
+                over >= u64::from(*after).max(1) && (counts.done as f64) < below * over as f64
+            }
+            StopRule::SaturatedAtLowerRate => false,
+        });
+        (too_many_fail && counts.phase == LivePhase::Measuring).then_some(Cut::StoppedEarly)
+    }
+
+    fn write_records(
+        &self,
+        subject: &Subject<'_>,
+        server: &PointServer,
+        outcome: &LoadOutcome,
+        scraped: &ScrapeOutcome,
+    ) -> Result<(), StoreError> {
+        let attempt = subject.attempt;
+        attempt.write_requests(&outcome.requests)?;
+        if self.options.keep_events {
+            attempt.write_events(&outcome.events)?;
+        }
+        attempt.write_prom(&scraped.samples)?;
+        let gpu = self.machine.gpus.first().map(|gpu| gpu.name.clone());
+        attempt.write_window(&WindowInfo {
+            clock: Some(outcome.clock),
+            window_start_ns: outcome.window_start_ns,
+            window_end_ns: outcome.window_end_ns,
+            engine_version: server.effective.engine_version.clone(),
+            gpu_model: self.options.gpu_model.clone().or(gpu),
+            site: Some(self.site.to_owned()),
+            simulated: Some(self.is_simulated),
+            nodes: vec![self.machine.host.clone()],
+            job: Some(self.job.to_owned()),
+            order: Some(subject.order),
+        })
+    }
+
+    fn judge(
+        &self,
+        subject: &Subject<'_>,
+        server: &PointServer,
+        outcome: &LoadOutcome,
+        scraped: &ScrapeOutcome,
+    ) -> BenchResult {
+        let load = &subject.cell.load;
+        let input = MetricsInput {
+            clock: outcome.clock,
+            requests: &outcome.requests,
+            events: &outcome.events,
+            prom: &scraped.samples,
+            window_start_ns: outcome.window_start_ns,
+            window_end_ns: outcome.window_end_ns,
+            slo: self.options.slo,
+            closed_loop_slots: match load {
+                Load::Closed { concurrency } => Some(*concurrency),
+                _ => None,
+            },
+            client: ClientUsage { cpu_s: outcome.cpu_s, threads: outcome.threads, ..ClientUsage::default() },
+        };
+        let mut result = summarise(&input);
+        let mut evidence = CellEvidence::new(&result, load, RequestEvidence::collect(&input));
+        evidence.success_required = self.options.success_required;
+        evidence.metrics_expected = !server.is_external() || scraped.targets.iter().any(|target| target.n_ok > 0);
+        evidence.effective_differs = differences(server);
+        evidence.debug_logging = server.effective.debug_logging;
+        evidence.ignore_eos = subject.cell.settings.ignore_eos;
+        evidence.limits = self.limits(subject.point, &result);
+        evidence.server_resets = counter_resets(&scraped.samples, outcome.window_start_ns, outcome.window_end_ns);
+        let is_split = subject.point.roles.iter().any(|role| role.role == "prefill");
+        evidence.servers_per_request = if is_split { 2 } else { 1 };
+        evidence.expected_prefix_hit_rate = subject.prepared.expected_prefix_hit_rate;
+        evidence.simulated = self.is_simulated;
+        let verdict = judge(&evidence);
+        result.verdict = verdict;
+        result
+    }
+
+    /// Varied upper limits, with how close the run came to them.
+    fn limits(&self, point: &PlannedPoint, result: &BenchResult) -> Vec<FactorLimit> {
+        let is_varied = self.options.varied.iter().any(|name| name == "max_num_seqs");
+        let number = |section: &str, name: &str| point.config.get(section)?.get(name)?.as_f64();
+        let Some(limit) = number("serve", "max_num_seqs").filter(|_| is_varied) else { return Vec::new() };
+        // The limit holds per data-parallel rank, the metric is summed over them.
+        let ranks = number("deploy", "dp").unwrap_or(1.0).max(1.0);
+        let reached = result.server.as_ref().and_then(|server| server.running_max);
+        vec![FactorLimit { key: "max_num_seqs".to_owned(), limit: limit * ranks, reached }]
+    }
+}
+
+fn differences(server: &PointServer) -> Vec<EffectiveDifference> {
+    let text = |value: &serde_json::Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+    let differences = server.effective.differences.iter().map(|difference| EffectiveDifference {
+        key: difference.key.clone(),
+        requested: text(&difference.requested),
+        effective: text(&difference.effective),
+    });
+    differences.collect()
+}
+
+fn nanos(seconds: f64) -> i64 {
+    (seconds * 1e9) as i64
+}

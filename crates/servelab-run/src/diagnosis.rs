@@ -1,0 +1,136 @@
+//! From a server that did not start, or died, to a code with its evidence: the log line that gave it away, where it
+//! stands, and what to do. The signatures live in `servelab_core::failures`; here are the file and the fallbacks.
+
+use std::io;
+use std::path::Path;
+
+use servelab_core::failures::scan_log_lines;
+use servelab_core::state::CellState;
+use servelab_store::FailureReport;
+
+use crate::process::ProcessError;
+use crate::ready::NotReady;
+use crate::serverlog::tail;
+
+/// Logs are read from the end up to this size.
+const MAX_LOG_BYTES: u64 = 16 << 20;
+
+/// What becomes of the cells of a server that failed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct ServerFailure {
+    /// `Failed`, or `Infeasible` where the engine itself says that the configuration cannot be served.
+    pub(crate) state: CellState,
+    pub(crate) report: FailureReport,
+}
+
+impl ServerFailure {
+    pub(crate) fn new(code: &str, detail: impl Into<String>, advice: Option<&str>) -> Self {
+        let report = FailureReport {
+            code: code.to_owned(),
+            detail: detail.into(),
+            line: None,
+            source: None,
+            advice: advice.map(str::to_owned),
+        };
+        Self { state: CellState::Failed, report }
+    }
+
+    /// A server that could not be waited for.
+    pub(crate) fn not_ready(error: &NotReady, is_external: bool, log: Option<&Path>) -> Self {
+        let (code, advice) = match error {
+            NotReady::Exited { .. } | NotReady::Cancelled => ("server_exited", "read the server's log"),
+            NotReady::TimedOut { .. } if is_external => {
+                ("endpoint_unreachable", "check the URL and that the server is up")
+            }
+            NotReady::TimedOut { .. } => {
+                ("server_start_timeout", "read the server's log; give it more time if it was still loading")
+            }
+            NotReady::OtherModel { .. } => {
+                ("model_not_found", "set `model.id` (or `model.served_name`) to a name that the server lists")
+            }
+        };
+        Self::with_log(code, error.to_string(), advice, log)
+    }
+
+    /// A server that ended or fell ill while it was used.
+    pub(crate) fn died(code: &str, detail: String, log: Option<&Path>) -> Self {
+        Self::with_log(code, detail, "read the server's log; the remaining cells go on with a new server", log)
+    }
+
+    pub(crate) fn spawn(error: &ProcessError) -> Self {
+        let (code, advice) = match error {
+            ProcessError::Spawn { source, .. } if source.kind() == io::ErrorKind::NotFound => {
+                ("engine_not_found", "install the engine, or name its program with --engine-bin")
+            }
+            ProcessError::File { source, .. } if source.kind() == io::ErrorKind::StorageFull => {
+                ("disk_full", "free some space, then run the same command again")
+            }
+            _ => ("server_exited", "see the message"),
+        };
+        Self::new(code, error.to_string(), Some(advice))
+    }
+
+    /// The log's own words win over `code`, which says only what could be seen from outside.
+    fn with_log(code: &str, detail: String, advice: &str, log: Option<&Path>) -> Self {
+        let name = log.and_then(Path::file_name).map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+        let text = log.and_then(|path| tail(path, MAX_LOG_BYTES).ok()).unwrap_or_default();
+        let Some(found) = scan_log_lines(text.lines().map(|line| (name.as_str(), line))) else {
+            let mut failure = Self::new(code, detail, Some(advice));
+            failure.report.line = text.lines().rev().find(|line| !line.trim().is_empty()).map(shorten);
+            failure.report.source = log.map(|path| path.display().to_string());
+            return failure;
+        };
+        let numbers: Vec<String> = found.numbers.iter().map(|(name, value)| format!("{name} {value}")).collect();
+        let numbers = if numbers.is_empty() { String::new() } else { format!(" ({})", numbers.join(", ")) };
+        Self {
+            state: if found.infeasible { CellState::Infeasible } else { CellState::Failed },
+            report: FailureReport {
+                code: found.code,
+                detail: format!("{detail}{numbers}"),
+                line: Some(shorten(&found.line)),
+                source: log.map(|path| format!("{}:{}", path.display(), found.line_number)),
+                advice: Some(found.advice),
+            },
+        }
+    }
+}
+
+fn shorten(line: &str) -> String {
+    line.trim().chars().take(2000).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::process::ServerExit;
+
+    fn exited(log: &str) -> ServerFailure {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("serve-0.log");
+        std::fs::write(&path, log).unwrap();
+        let exit = ServerExit { status: Some(1), signal: None };
+        ServerFailure::not_ready(&NotReady::Exited { exit }, false, Some(&path))
+    }
+
+    #[test]
+    fn the_engines_own_numbers_make_a_point_infeasible() {
+        let failure = exited(
+            "INFO loading\nValueError: To serve at least one request with the models's max seq len (262144), (24.0 GiB KV \
+             cache is needed, which is larger than the available KV cache memory (3.18 GiB). Based on the available \
+             memory, the estimated maximum model length is 34736.\nRuntimeError: Engine core initialization failed.\n",
+        );
+        assert_eq!((failure.state, failure.report.code.as_str()), (CellState::Infeasible, "kv_too_small"));
+        assert!(failure.report.detail.contains("estimated_max_len 34736"), "{}", failure.report.detail);
+        assert!(failure.report.source.unwrap().ends_with("serve-0.log:2"));
+    }
+
+    #[test]
+    fn known_and_unknown_failures() {
+        let failure = exited("vllm: error: unrecognized arguments: --swap-space-gb\n");
+        assert_eq!((failure.state, failure.report.code.as_str()), (CellState::Failed, "bad_flag"));
+        let failure = exited("all is well\nthe end\n\n");
+        assert_eq!((failure.state, failure.report.code.as_str()), (CellState::Failed, "server_exited"));
+        assert_eq!(failure.report.line.as_deref(), Some("the end"));
+        assert!(failure.report.detail.contains("exited with status 1"));
+    }
+}

@@ -1,0 +1,176 @@
+//! The record of one run as a job: what it meant to do, that it is alive, how it ended. A heart beats for the job and for
+//! every attempt that it holds, so that others can tell a long cell from a dead run.
+
+use std::path::PathBuf;
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use serde::Serialize;
+use serde_json::Value;
+use servelab_core::ids::{CellId, JobId};
+use servelab_store::{AttemptDir, JobLife, Root, StoreError, write_json};
+
+const BEAT: Duration = Duration::from_secs(5);
+
+/// Nanoseconds since 1970. Wall-clock time labels records; it is never subtracted.
+pub(crate) fn unix_ns() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_nanos()).unwrap_or(i64::MAX)
+}
+
+/// A new random job id (UUID version 4).
+pub fn new_job_id() -> std::io::Result<JobId> {
+    use std::io::Read as _;
+    let mut bytes = [0_u8; 16];
+    std::fs::File::open("/dev/urandom")?.read_exact(&mut bytes)?;
+    let bits = u128::from_be_bytes(bytes) & !(0xf << 76) & !(0x3 << 62) | (0x4 << 76) | (0x2 << 62);
+    let hex = format!("{bits:032x}");
+    let part = |range: std::ops::Range<usize>| hex.get(range).unwrap_or_default();
+    Ok(JobId::new(format!("{}-{}-{}-{}-{}", part(0..8), part(8..12), part(12..16), part(16..20), part(20..32))))
+}
+
+/// A job that was ended in order has left `exit.json`; anything else is unknown.
+pub(crate) fn job_life(root: &Root, job: &JobId) -> JobLife {
+    match root.job_dir(job) {
+        Ok(folder) if folder.join("exit.json").exists() => JobLife::Gone,
+        _ => JobLife::Unknown,
+    }
+}
+
+#[derive(Debug, Serialize)]
+struct ExitRecord<'a, T: Serialize> {
+    schema: u32,
+    /// `finished`, `interrupted` or `failed`.
+    state: &'a str,
+    t_unix_ns: i64,
+    detail: T,
+}
+
+/// A running job.
+#[derive(Debug)]
+pub(crate) struct Job {
+    folder: PathBuf,
+    heart: Arc<Heart>,
+    thread: Option<JoinHandle<()>>,
+}
+
+#[derive(Debug)]
+struct Heart {
+    state: Mutex<Held>,
+    changed: Condvar,
+    job_heartbeat: PathBuf,
+}
+
+#[derive(Debug, Default)]
+struct Held {
+    attempts: Vec<AttemptDir>,
+    is_over: bool,
+}
+
+impl Job {
+    /// Writes `intent.json` and starts the heart.
+    pub(crate) fn start(root: &Root, job: &JobId, intent: &Value) -> Result<Self, StoreError> {
+        let folder = root.job_dir(job)?;
+        write_json(&folder.join("intent.json"), intent)?;
+        let heart = Arc::new(Heart {
+            state: Mutex::new(Held::default()),
+            changed: Condvar::new(),
+            job_heartbeat: folder.join("heartbeat"),
+        });
+        let beating = Arc::clone(&heart);
+        // Without a heart the run still works; others then judge it by its process alone.
+        let thread = thread::Builder::new().name("heartbeat".to_owned()).spawn(move || beating.beat()).ok();
+        Ok(Self { folder, heart, thread })
+    }
+
+    /// Beats for an attempt from now on.
+    pub(crate) fn hold(&self, attempt: &AttemptDir) {
+        self.heart.lock().attempts.push(attempt.clone());
+    }
+
+    /// Stops beating for a cell's attempt.
+    pub(crate) fn release(&self, cell: &CellId) {
+        self.heart.lock().attempts.retain(|attempt| attempt.cell() != cell);
+    }
+
+    /// Writes `exit.json` and stops the heart.
+    pub(crate) fn finish<T: Serialize>(mut self, state: &str, detail: T) -> Result<(), StoreError> {
+        self.stop();
+        write_json(&self.folder.join("exit.json"), &ExitRecord { schema: 1, state, t_unix_ns: unix_ns(), detail })
+    }
+
+    fn stop(&mut self) {
+        self.heart.lock().is_over = true;
+        self.heart.changed.notify_all();
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Drop for Job {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+impl Heart {
+    fn lock(&self) -> std::sync::MutexGuard<'_, Held> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn beat(&self) {
+        let mut held = self.lock();
+        while !held.is_over {
+            let attempts = held.attempts.clone();
+            drop(held);
+            let now = unix_ns();
+            // A heartbeat that cannot be written (full disk) is missed; the run itself meets the same error and says so.
+            let _ = std::fs::write(&self.job_heartbeat, format!("{now}\n"));
+            for attempt in &attempts {
+                let _ = attempt.touch(now);
+            }
+            held = self.lock();
+            if !held.is_over {
+                held = self.changed.wait_timeout(held, BEAT).unwrap_or_else(PoisonError::into_inner).0;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn ids_are_random_uuids() {
+        let (a, b) = (new_job_id().unwrap(), new_job_id().unwrap());
+        assert_ne!(a, b);
+        let parts: Vec<&str> = a.as_str().split('-').collect();
+        assert_eq!(parts.iter().map(|part| part.len()).collect::<Vec<_>>(), [8, 4, 4, 4, 12]);
+        assert!(parts[2].starts_with('4') && parts[3].starts_with(['8', '9', 'a', 'b']), "{a}");
+    }
+
+    #[test]
+    fn a_job_leaves_its_traces() {
+        let folder = tempfile::tempdir().unwrap();
+        let root = Root::open_or_create(folder.path()).unwrap();
+        let id = new_job_id().unwrap();
+        let job = Job::start(&root, &id, &json!({"study": "s"})).unwrap();
+        let job_dir = root.job_dir(&id).unwrap();
+        let deadline = Instant::now() + Duration::from_secs(5);
+        while !job_dir.join("heartbeat").exists() {
+            assert!(Instant::now() < deadline, "no heartbeat");
+            thread::yield_now();
+        }
+        assert_eq!(job_life(&root, &id), JobLife::Unknown);
+        job.finish("finished", json!({"done": 1})).unwrap();
+        assert_eq!(job_life(&root, &id), JobLife::Gone);
+        assert!(job_dir.join("intent.json").exists());
+    }
+}

@@ -1,0 +1,323 @@
+//! The server of one point: started and waited for, or found at a URL; asked what it runs with; kept clean between cells;
+//! ended. Which cells it serves is the run's business.
+
+use std::cell::Cell;
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+use servelab_core::plan::{PlannedPoint, RolePlan};
+use servelab_load::ApiKey;
+use servelab_load::http::{get_text, post_json};
+use servelab_load::prometheus::parse;
+use servelab_store::{AttemptDir, FailureReport, Root, write_atomic, write_json};
+
+use crate::control::RunControl;
+use crate::diagnosis::ServerFailure;
+use crate::effective::{EffectiveConfig, compare};
+use crate::environment::{EnvLock, Machine};
+use crate::error::RunError;
+use crate::launch::{Engine, command_line, command_text, environment, served_model};
+use crate::observe::ServerPhase;
+use crate::options::LaunchOptions;
+use crate::port::free_port;
+use crate::process::{ServerCommand, ServerProcess};
+use crate::ready::{NotReady, ReadyCheck, wait_ready};
+use crate::recorder::Recorder;
+use crate::serverlog::ServerLogFacts;
+
+/// Starts that found their port taken before another code is reported.
+const PORT_TRIES: u32 = 3;
+const ASK_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// What every server start of a run shares.
+pub(crate) struct Launcher<'a> {
+    pub(crate) root: &'a Root,
+    pub(crate) job_dir: PathBuf,
+    pub(crate) engine: &'a Engine,
+    pub(crate) options: &'a LaunchOptions,
+    pub(crate) recorder: &'a Recorder<'a>,
+    pub(crate) control: &'a RunControl,
+    pub(crate) machine: Machine,
+    /// Starts so far; numbers log folders and tokens.
+    pub(crate) starts: Cell<u32>,
+}
+
+pub(crate) enum StartOutcome {
+    Up(Box<PointServer>),
+    Failed(ServerFailure),
+    Cancelled,
+}
+
+/// A server that serves.
+pub(crate) struct PointServer {
+    process: Option<ServerProcess>,
+    pub(crate) base_url: String,
+    api_key: Option<ApiKey>,
+    log: Option<PathBuf>,
+    pub(crate) effective: EffectiveConfig,
+    can_reset_cache: bool,
+}
+
+impl Launcher<'_> {
+    /// Starts the point's server, or reaches the external one, and reads back what it runs with.
+    pub(crate) fn start(
+        &self,
+        point: &PlannedPoint,
+        role: Option<&RolePlan>,
+        attempts: &[AttemptDir],
+    ) -> Result<StartOutcome, RunError> {
+        let model = served_model(point, role);
+        let (engine_url, role) = match (self.engine, role) {
+            (Engine::External { url }, _) => (url, None),
+            (_, role) => (&String::new(), role),
+        };
+        let mut port = self.options.port_base;
+        let mut tries = 1;
+        loop {
+            let (process, base_url) = match role {
+                None => (None, normal_base_url(engine_url)),
+                Some(role) => {
+                    port = free_port(port).ok_or(RunError::NoPort { base: self.options.port_base })?;
+                    match self.spawn(point, role, port, attempts)? {
+                        Ok((process, log)) => (Some((process, log)), format!("http://127.0.0.1:{port}")),
+                        Err(failure) => return Ok(StartOutcome::Failed(failure)),
+                    }
+                }
+            };
+            let (mut process, log) = process.map_or((None, None), |(process, log)| (Some(process), Some(log)));
+            match self.wait(point, &model, &base_url, process.as_mut(), log.as_deref())? {
+                Ok(()) => return self.up(point, process, base_url, log).map(|up| StartOutcome::Up(Box::new(up))),
+                Err(NotReady::Cancelled) => {
+                    self.end(process.as_mut(), "cancelled start");
+                    return Ok(StartOutcome::Cancelled);
+                }
+                Err(error) => {
+                    // First the end, then the diagnosis: the last lines may still be on their way.
+                    self.end(process.as_mut(), "failed start");
+                    let failure = ServerFailure::not_ready(&error, role.is_none(), log.as_deref());
+                    if failure.report.code != "port_in_use" || tries >= PORT_TRIES || role.is_none() {
+                        return Ok(StartOutcome::Failed(failure));
+                    }
+                    self.recorder.notice(format!("port {port} was taken by somebody else; trying the next one"));
+                    tries += 1;
+                    port = port.saturating_add(1);
+                }
+            }
+        }
+    }
+
+    fn spawn(
+        &self,
+        point: &PlannedPoint,
+        role: &RolePlan,
+        port: u16,
+        attempts: &[AttemptDir],
+    ) -> Result<Result<(ServerProcess, PathBuf), ServerFailure>, RunError> {
+        let number = self.starts.get() + 1;
+        self.starts.set(number);
+        let name = format!("{number}-{}", point.id.short());
+        let argv = command_line(self.engine, point, role, port, &self.options.extra_args);
+        let env = environment(&self.options.env, role);
+        let point_dir = self.root.point_dir(&point.id)?;
+        write_json(&point_dir.join("config.json"), &point.config)?;
+        let text = command_text(&argv, &env, &self.options.secrets);
+        write_atomic(&point_dir.join("command.txt"), text.as_bytes())?;
+        let log = self.job_dir.join("server").join(&name).join(format!("{}-0.log", role.role));
+        let job = self.job_dir.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+        let command = ServerCommand {
+            argv,
+            env,
+            log: log.clone(),
+            record: self.job_dir.join("servers").join(format!("{name}.json")),
+            token: format!("{job}/{name}"),
+        };
+        match ServerProcess::spawn(&command) {
+            Ok(process) => {
+                for attempt in attempts {
+                    show_log(&log, &attempt.server_log(&role.role, 0));
+                }
+                Ok(Ok((process, log)))
+            }
+            Err(error) => Ok(Err(ServerFailure::spawn(&error))),
+        }
+    }
+
+    fn wait(
+        &self,
+        point: &PlannedPoint,
+        model: &str,
+        base_url: &str,
+        process: Option<&mut ServerProcess>,
+        log: Option<&Path>,
+    ) -> Result<Result<(), NotReady>, RunError> {
+        let started = Instant::now();
+        let at = process.as_ref().map_or_else(|| base_url.to_owned(), |p| format!("{base_url}, process {}", p.pid()));
+        self.recorder.server(&point.id, ServerPhase::Starting, 0.0, Some(at))?;
+        let check = ReadyCheck {
+            base_url,
+            api_key: self.options.api_key.as_ref(),
+            model,
+            timeout: self.options.ready_timeout,
+            log,
+            needs_health: process.is_some(),
+        };
+        let mut progress = |step: crate::ready::ReadyStep, line: Option<String>| {
+            let detail = line.map_or_else(|| step.describe().to_owned(), |line| format!("{}: {line}", step.describe()));
+            self.recorder.server_progress(
+                &point.id,
+                ServerPhase::Starting,
+                started.elapsed().as_secs_f64(),
+                Some(detail),
+            );
+        };
+        Ok(match wait_ready(&check, process, &|| self.control.is_stopping(), &mut progress) {
+            Ok(ready) => {
+                let elapsed_s = started.elapsed().as_secs_f64();
+                self.recorder.server(&point.id, ServerPhase::Ready, elapsed_s, None)?;
+                let _ = ready;
+                Ok(())
+            }
+            Err(error) => Err(error),
+        })
+    }
+
+    fn up(
+        &self,
+        point: &PlannedPoint,
+        process: Option<ServerProcess>,
+        base_url: String,
+        log: Option<PathBuf>,
+    ) -> Result<PointServer, RunError> {
+        let api_key = self.options.api_key.clone();
+        let ask = |path: &str| -> Option<Value> {
+            let reply = get_text(&format!("{base_url}{path}"), ASK_TIMEOUT, api_key.as_ref()).ok()?;
+            if reply.is_success() { serde_json::from_str(&reply.body).ok() } else { None }
+        };
+        let version = ask("/version").and_then(|value| Some(value.get("version")?.as_str()?.to_owned()));
+        let server_info = ask("/server_info?config_format=json");
+        let text = log.as_deref().and_then(|path| fs::read(path).ok()).unwrap_or_default();
+        let facts = ServerLogFacts::parse(&String::from_utf8_lossy(&text));
+        let effective = compare(&point.config, &facts, server_info.as_ref(), version.as_deref());
+        let point_dir = self.root.point_dir(&point.id)?;
+        write_json(&point_dir.join("config.json"), &point.config)?;
+        write_json(&point_dir.join("effective.json"), &effective)?;
+        let lock = EnvLock {
+            schema: 1,
+            servelab: env!("CARGO_PKG_VERSION").to_owned(),
+            engine_version: effective.engine_version.clone(),
+            machine: self.machine.clone(),
+        };
+        write_json(&point_dir.join("env.lock.json"), &lock)?;
+        Ok(PointServer { process, base_url, api_key, log, effective, can_reset_cache: true })
+    }
+
+    /// Ends a server; what survives even SIGKILL is reported, because nothing else can be done about it.
+    fn end(&self, process: Option<&mut ServerProcess>, why: &str) {
+        if let Some(process) = process
+            && let Err(error) = process.stop(self.grace())
+        {
+            self.recorder.notice(format!("failed to {error} ({why})"));
+        }
+    }
+
+    fn grace(&self) -> Duration {
+        if self.control.is_forced() { Duration::ZERO } else { self.options.stop_grace }
+    }
+
+    /// Ends the point's server.
+    pub(crate) fn stop(&self, point: &PlannedPoint, mut server: Box<PointServer>) -> Result<(), RunError> {
+        let started = Instant::now();
+        if server.process.is_some() {
+            self.recorder.server(&point.id, ServerPhase::Stopping, 0.0, None)?;
+        }
+        self.end(server.process.as_mut(), "end of the point");
+        self.recorder.server(&point.id, ServerPhase::Stopped, started.elapsed().as_secs_f64(), None)?;
+        Ok(())
+    }
+}
+
+impl PointServer {
+    /// How the process ended, if it has.
+    pub(crate) fn has_exited(&mut self) -> bool {
+        self.process.as_mut().is_some_and(|process| process.exit().is_some())
+    }
+
+    /// Between cells: the old requests are over and the prefix cache is empty, as far as the engine lets us.
+    pub(crate) fn settle(&mut self) {
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while self.requests_inside().is_some_and(|n| n > 0.0) && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        if self.can_reset_cache {
+            let url = format!("{}/reset_prefix_cache", self.base_url);
+            let reply = post_json(&url, &json!({}), ASK_TIMEOUT, self.api_key.as_ref());
+            self.can_reset_cache = reply.is_ok_and(|reply| reply.is_success());
+        }
+    }
+
+    /// Running and waiting requests by the server's own metrics.
+    fn requests_inside(&self) -> Option<f64> {
+        let reply = get_text(&format!("{}/metrics", self.base_url), ASK_TIMEOUT, self.api_key.as_ref()).ok()?;
+        let samples = parse(&reply.body).samples;
+        let names = ["vllm:num_requests_running", "vllm:num_requests_waiting", "sglang:num_running_reqs"];
+        Some(samples.iter().filter(|s| names.contains(&s.name.as_str())).map(|s| s.value).sum())
+    }
+
+    /// After a cell: does it still serve? A server that stopped answering gets a moment to exit, so that its last words
+    /// can be read.
+    pub(crate) fn check(&mut self) -> Option<ServerFailure> {
+        let health = format!("{}/health", self.base_url);
+        let is_healthy = match get_text(&health, ASK_TIMEOUT, self.api_key.as_ref()) {
+            Ok(reply) => reply.is_success() || (self.process.is_none() && matches!(reply.status, 404 | 405)),
+            Err(_) => false,
+        };
+        if is_healthy && !self.has_exited() {
+            return None;
+        }
+        let log = self.log.as_deref();
+        let Some(process) = &mut self.process else {
+            let detail = format!("{health} no longer answers");
+            return Some(ServerFailure::died("endpoint_unreachable", detail, None));
+        };
+        let deadline = Instant::now() + Duration::from_secs(5);
+        while process.exit().is_none() && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        Some(match process.exit() {
+            Some(exit) => ServerFailure::died("server_exited", format!("the server {}", exit.describe()), log),
+            None => ServerFailure::died("server_unhealthy", format!("{health} no longer answers"), log),
+        })
+    }
+
+    pub(crate) fn is_external(&self) -> bool {
+        self.process.is_none()
+    }
+}
+
+/// The log lives with the job, because one server start serves many cells; each attempt shows it too.
+fn show_log(log: &Path, shown: &Path) {
+    if let Some(folder) = shown.parent() {
+        let _ = fs::create_dir_all(folder);
+    }
+    let _ = fs::remove_file(shown);
+    // A file system without links loses only this convenience; the log itself is safe.
+    if fs::hard_link(log, shown).is_err() {
+        let _ = symlink(log, shown);
+    }
+}
+
+fn normal_base_url(url: &str) -> String {
+    let url = url.trim().trim_end_matches('/');
+    url.strip_suffix("/v1").unwrap_or(url).to_owned()
+}
+
+/// A short form of a failure for progress lines.
+pub(crate) fn headline(report: &FailureReport) -> String {
+    match &report.line {
+        Some(line) => format!("{}: {} — {line}", report.code, report.detail),
+        None => format!("{}: {}", report.code, report.detail),
+    }
+}
