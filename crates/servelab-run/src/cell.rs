@@ -72,7 +72,7 @@ impl Bench<'_> {
         let attempt = subject.attempt;
         write_json(&attempt.path().join("effective.json"), &server.effective)?;
         self.recorder.cell(attempt, CellState::Warming, None, None)?;
-        server.settle();
+        server.settle(self.control);
         let clock = new_epoch();
         let target = ScrapeTarget { node: self.machine.host.clone(), url: format!("{}/metrics", server.base_url) };
         let options = ScrapeOptions {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
 use std::thread::{self, JoinHandle};
 
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::{Handle, Signals};
 
 /// Shared between a run and whoever may end it.
@@ -37,7 +37,8 @@ impl RunControl {
     }
 }
 
-/// Turns SIGINT, SIGTERM and SIGHUP into [`RunControl::stop`] until dropped.
+/// Turns SIGINT and SIGTERM into [`RunControl::stop`] until dropped. SIGHUP is left alone: `nohup` must keep working, and
+/// without it a hangup is one more kill that the next run recovers from.
 #[derive(Debug)]
 pub struct SignalGuard {
     handle: Handle,
@@ -47,7 +48,7 @@ pub struct SignalGuard {
 impl SignalGuard {
     /// Takes the signals over.
     pub fn install(control: Arc<RunControl>) -> std::io::Result<Self> {
-        let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP])?;
+        let mut signals = Signals::new([SIGINT, SIGTERM])?;
         let handle = signals.handle();
         let watch = move || signals.forever().for_each(|_| control.stop());
         let thread = thread::Builder::new().name("signals".to_owned()).spawn(watch)?;

@@ -175,9 +175,7 @@ impl Launcher<'_> {
         };
         Ok(match wait_ready(&check, process, &|| self.control.is_stopping(), &mut progress) {
             Ok(ready) => {
-                let elapsed_s = started.elapsed().as_secs_f64();
-                self.recorder.server(&point.id, ServerPhase::Ready, elapsed_s, None)?;
-                let _ = ready;
+                self.recorder.server(&point.id, ServerPhase::Ready, ready.waited.as_secs_f64(), None)?;
                 Ok(())
             }
             Err(error) => Err(error),
@@ -217,14 +215,10 @@ impl Launcher<'_> {
     /// Ends a server; what survives even SIGKILL is reported, because nothing else can be done about it.
     fn end(&self, process: Option<&mut ServerProcess>, why: &str) {
         if let Some(process) = process
-            && let Err(error) = process.stop(self.grace())
+            && let Err(error) = process.stop_unless_hurried(self.options.stop_grace, &|| self.control.is_forced())
         {
             self.recorder.notice(format!("failed to {error} ({why})"));
         }
-    }
-
-    fn grace(&self) -> Duration {
-        if self.control.is_forced() { Duration::ZERO } else { self.options.stop_grace }
     }
 
     /// Ends the point's server.
@@ -246,9 +240,10 @@ impl PointServer {
     }
 
     /// Between cells: the old requests are over and the prefix cache is empty, as far as the engine lets us.
-    pub(crate) fn settle(&mut self) {
+    pub(crate) fn settle(&mut self, control: &RunControl) {
         let deadline = Instant::now() + Duration::from_secs(10);
-        while self.requests_inside().is_some_and(|n| n > 0.0) && Instant::now() < deadline {
+        let is_over = || control.is_stopping() || Instant::now() >= deadline;
+        while !is_over() && self.requests_inside().is_some_and(|n| n > 0.0) {
             std::thread::sleep(Duration::from_millis(50));
         }
         if self.can_reset_cache {

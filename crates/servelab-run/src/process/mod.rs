@@ -214,12 +214,17 @@ impl ServerProcess {
 
     /// Ends the whole group: SIGTERM, up to `grace` for an orderly end, SIGKILL; then makes sure that nobody is left.
     pub fn stop(&mut self, grace: Duration) -> Result<(), ProcessError> {
+        self.stop_unless_hurried(grace, &|| false)
+    }
+
+    /// Like [`Self::stop`], with a grace period that ends as soon as `is_hurried` says so.
+    pub fn stop_unless_hurried(&mut self, grace: Duration, is_hurried: &dyn Fn() -> bool) -> Result<(), ProcessError> {
         if self.is_gone {
             return Ok(());
         }
-        if !grace.is_zero() {
+        if !grace.is_zero() && !is_hurried() {
             self.signal_group(Signal::TERM);
-            self.wait_until_empty(grace);
+            self.wait_until_empty(grace, is_hurried);
         }
         if self.members().is_empty() && self.exit().is_some() {
             self.release_guardian();
@@ -228,7 +233,7 @@ impl ServerProcess {
             for process in self.members() {
                 kill_exactly(&process);
             }
-            self.wait_until_empty(Duration::from_secs(10));
+            self.wait_until_empty(Duration::from_secs(10), &|| false);
             drop(self.lifeline.take());
             let _ = self.guardian.kill();
             let _ = self.guardian.wait();
@@ -257,9 +262,9 @@ impl ServerProcess {
         procfs::processes().into_iter().filter(belongs).collect()
     }
 
-    fn wait_until_empty(&mut self, limit: Duration) {
+    fn wait_until_empty(&mut self, limit: Duration, is_hurried: &dyn Fn() -> bool) {
         let deadline = Instant::now() + limit;
-        while Instant::now() < deadline {
+        while Instant::now() < deadline && !is_hurried() {
             if self.exit().is_some() && self.members().is_empty() {
                 return;
             }

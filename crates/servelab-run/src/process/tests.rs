@@ -97,6 +97,18 @@ fn stop_ends_grandchildren_and_those_who_ignore_sigterm() {
 }
 
 #[test]
+fn a_second_request_to_stop_cuts_the_grace_short() {
+    let folder = Folder::new();
+    let script = "trap '' TERM; echo $$; while :; do sleep 1; done";
+    let mut server = ServerProcess::spawn(&folder.command(script)).unwrap();
+    let pids = logged_pids(&folder, 1);
+    let started = Instant::now();
+    let is_hurried = || started.elapsed() > Duration::from_millis(100);
+    server.stop_unless_hurried(Duration::from_secs(600), &is_hurried).unwrap();
+    assert!(!is_running(pids[0]) && started.elapsed() < Duration::from_secs(60));
+}
+
+#[test]
 fn stop_ends_those_who_left_the_group() {
     let folder = Folder::new();
     let mut server =

@@ -6,7 +6,7 @@
 mod tests;
 
 use std::cell::Cell;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::time::{Duration, Instant};
 
@@ -14,7 +14,7 @@ use serde_json::json;
 use servelab_core::ids::{CellId, JobId};
 use servelab_core::plan::{Load, Plan, PlannedCell, RolePlan};
 use servelab_core::state::CellState;
-use servelab_core::study::StopRule;
+use servelab_core::study::{Order, StopRule};
 use servelab_store::{AttemptDir, Claim, ClaimInfo, ClaimRequest, FailureReport, Liveness, Root};
 
 use crate::cell::{Bench, Measured, Subject};
@@ -73,21 +73,9 @@ pub fn run(
     let recorder = Recorder { events: input.root.events_path(&input.plan.study)?, observer };
     let todo = Todo::find(input)?;
     let starts = starts(input.plan, &todo.cells, input.options.ordering);
-    preflight(input, &starts)?;
     reap_orphans(input.root, &recorder);
+    preflight(input, &starts)?;
 
-    let intent = json!({
-        "schema": 1, "job": job_id, "study": input.plan.study, "host": crate::process::host(),
-        "pid": std::process::id(), "t_unix_ns": unix_ns(), "site": input.site,
-        "order": format!("{:?}", input.options.ordering.order), "order_seed": input.options.ordering.seed,
-        "same_server": input.options.ordering.same_server,
-        "starts": starts.iter().map(|start| json!({
-            "point": start.point.id, "block": start.block,
-            "cells": start.cells.iter().map(|cell| &cell.id).collect::<Vec<_>>(),
-        })).collect::<Vec<_>>(),
-    });
-    let job = Job::start(input.root, &job_id, &intent)?;
-    recorder.job(&job_id, "started", None)?;
     let summary = RunSummary { finished_before: todo.finished, skipped: todo.skipped.clone(), ..RunSummary::default() };
     observer.event(&RunEvent::Started {
         job: job_id.clone(),
@@ -95,6 +83,13 @@ pub fn run(
         finished_before: todo.finished,
         skipped: todo.skipped.clone(),
     });
+    if starts.is_empty() {
+        // Nothing to do leaves no trace on disk.
+        observer.event(&RunEvent::Finished(summary.clone()));
+        return Ok(summary);
+    }
+    let job = Job::start(input.root, &job_id, &intent(input, &job_id, &starts))?;
+    recorder.job(&job_id, "started", None)?;
     let mut run = Run {
         input,
         control,
@@ -118,6 +113,7 @@ pub fn run(
         summary,
         held: Vec::new(),
     };
+    run.progress();
     let mut outcome = Ok(());
     for start in &starts {
         if control.is_stopping() {
@@ -129,8 +125,9 @@ pub fn run(
             break;
         }
     }
+    let is_complete = run.ended == run.total && !run.summary.states.contains_key(&CellState::Cancelled);
     let mut summary = run.summary;
-    summary.interrupted = control.is_stopping();
+    summary.interrupted = control.is_stopping() && !is_complete;
     summary.elapsed_s = started.elapsed().as_secs_f64();
     let state = match &outcome {
         Err(_) => "failed",
@@ -146,6 +143,25 @@ pub fn run(
     Ok(summary)
 }
 
+/// `intent.json`: what this run means to do, in which order.
+fn intent(input: &RunInput<'_>, job_id: &JobId, starts: &[ServerStart<'_>]) -> serde_json::Value {
+    let ordering = input.options.ordering;
+    json!({
+        "schema": 1, "job": job_id, "study": input.plan.study, "host": crate::process::host(),
+        "pid": std::process::id(), "t_unix_ns": unix_ns(), "site": input.site,
+        "order": match ordering.order {
+            Order::RandomBlocks => "random-blocks",
+            Order::AsWritten => "as-written",
+        },
+        "order_seed": ordering.seed,
+        "same_server": ordering.same_server,
+        "starts": starts.iter().map(|start| json!({
+            "point": start.point.id, "block": start.block,
+            "cells": start.cells.iter().map(|cell| &cell.id).collect::<Vec<_>>(),
+        })).collect::<Vec<_>>(),
+    })
+}
+
 /// Cells by what has to happen to them.
 struct Todo<'a> {
     cells: Vec<&'a PlannedCell>,
@@ -158,7 +174,8 @@ impl<'a> Todo<'a> {
     fn find(input: &RunInput<'a>) -> Result<Self, RunError> {
         let planned: HashMap<&CellId, &'a PlannedCell> = input.plan.cells.iter().map(|cell| (&cell.id, cell)).collect();
         let mut todo = Self { cells: Vec::new(), reruns: HashMap::new(), finished: 0, skipped: Vec::new() };
-        for id in input.cells {
+        let mut seen = HashSet::new();
+        for id in input.cells.iter().filter(|id| seen.insert(*id)) {
             let Some(cell) = planned.get(id).copied() else {
                 return Err(RunError::UnknownCell { cell: id.clone() });
             };

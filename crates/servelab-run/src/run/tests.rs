@@ -242,6 +242,7 @@ fn a_whole_study_is_measured_once() {
     assert_eq!((summary.finished_before, summary.states.len()), (8, 0));
     assert_eq!(watch.count(|event| matches!(event, RunEvent::Server { .. } | RunEvent::Cell { .. })), 0);
     assert_eq!(lab.latest("a-c4-r1"), attempt);
+    assert_eq!(names(&lab.root.path().join("jobs")).len(), 1);
 }
 
 #[test]
