@@ -1,0 +1,149 @@
+//! Verification against real software. Each run's whole output goes to `docs/verification/NAME.md` with its date, commit
+//! and machine, whether it went well or not; paths of the machine are replaced by names.
+
+use std::error::Error;
+use std::fmt::Write as _;
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Instant;
+
+use clap::ValueEnum;
+
+/// The verifications.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(crate) enum Name {
+    /// A study against a real vLLM on CPU, installed for the purpose
+    Vllm,
+}
+
+impl Name {
+    fn text(self) -> &'static str {
+        match self {
+            Self::Vllm => "vllm",
+        }
+    }
+
+    fn about(self) -> &'static str {
+        match self {
+            Self::Vllm => {
+                "A real vLLM (CPU build) serves a tiny model; a study of two points × two loads runs against it: exact greedy tokens, \
+                 token counts, Prometheus series, effective configuration, resume after kill -9."
+            }
+        }
+    }
+}
+
+/// Runs one verification and writes its page.
+pub(crate) fn verify(root: &Path, name: Name) -> Result<(), Box<dyn Error>> {
+    let scratch = tempfile::tempdir()?;
+    let (command, env) = match name {
+        Name::Vllm => vllm(root, scratch.path())?,
+    };
+    let start = Instant::now();
+    let (text, is_success) = run(root, &command, &env)?;
+    let seconds = start.elapsed().as_secs_f64();
+
+    let folder = root.join("docs/verification");
+    fs::create_dir_all(&folder)?;
+    let page = page(root, name, &command, &env, &text, is_success, seconds);
+    let mut hidden = vec![(root.to_path_buf(), "<repository>"), (scratch.path().to_path_buf(), "<scratch>")];
+    hidden.extend(env.iter().map(|(variable, path)| (path.clone(), *variable)));
+    let path = folder.join(format!("{}.md", name.text()));
+    fs::write(&path, hide(page, hidden))?;
+    println!("wrote {}", path.display());
+    if is_success { Ok(()) } else { Err(format!("verification `{}` failed", name.text()).into()) }
+}
+
+type Env = Vec<(&'static str, PathBuf)>;
+
+/// Installs vLLM and makes models, unless SERVELAB_VLLM_DIR and SERVELAB_MODELS_DIR point to some.
+fn vllm(root: &Path, scratch: &Path) -> Result<(Vec<&'static str>, Env), Box<dyn Error>> {
+    let given = |name: &str| std::env::var_os(name).map(PathBuf::from);
+    let (venv, models) = match (given("SERVELAB_VLLM_DIR"), given("SERVELAB_MODELS_DIR")) {
+        (Some(venv), Some(models)) => (venv, models),
+        _ => {
+            let status = Command::new(root.join("scripts/vllm-cpu/prepare.sh")).arg(scratch).status()?;
+            if !status.success() {
+                return Err("scripts/vllm-cpu/prepare.sh failed; its messages are above".into());
+            }
+            (scratch.join("venv"), scratch.join("models"))
+        }
+    };
+    let command = vec!["cargo", "test", "-p", "servelab", "--test", "it", "--locked", "real_vllm", "--", "--nocapture"];
+    Ok((command, vec![("SERVELAB_VLLM_DIR", venv), ("SERVELAB_MODELS_DIR", models)]))
+}
+
+/// Runs a command, showing and keeping what it says on both streams.
+fn run(root: &Path, command: &[&str], env: &Env) -> Result<(String, bool), Box<dyn Error>> {
+    // One pipe for both streams keeps their order.
+    let (reader, writer) = std::io::pipe()?;
+    let (program, args) = command.split_first().ok_or("no command")?;
+    let mut child = Command::new(program)
+        .args(args)
+        .current_dir(root)
+        .env("SERVELAB_REAL", "vllm")
+        .envs(env.iter().map(|(name, path)| (name, path)))
+        .stdin(Stdio::null())
+        .stdout(writer.try_clone()?)
+        .stderr(writer)
+        .spawn()?;
+    let mut text = String::new();
+    for line in BufReader::new(reader).split(b'\n') {
+        let line = String::from_utf8_lossy(&line?).into_owned();
+        println!("{line}");
+        let _ = writeln!(text, "{line}");
+    }
+    Ok((text, child.wait()?.success()))
+}
+
+fn page(root: &Path, name: Name, command: &[&str], env: &Env, text: &str, is_success: bool, seconds: f64) -> String {
+    let date = crate::first_line(root, "date", &["-u", "+%Y-%m-%d %H:%M UTC"]);
+    let commit = crate::first_line(root, "git", &["rev-parse", "--short=12", "HEAD"]);
+    let cpus = std::thread::available_parallelism().map_or(0, std::num::NonZero::get);
+    let mut versions = vec![crate::first_line(root, "rustc", &["--version"])];
+    if let (Name::Vllm, Some((_, venv))) = (name, env.first()) {
+        let vllm = venv.join("bin/vllm");
+        versions.push(format!("vllm {}", crate::first_line(root, &vllm.to_string_lossy(), &["--version"])));
+    }
+    let outcome = if is_success { "passed" } else { "FAILED" };
+    format!(
+        "# Verification: {}\n\n{}\n\n{outcome} on {date}, commit {commit}, {cpus} CPUs, in {seconds:.0} s. {}.\n\n\
+         Repeat it with `cargo xtask verify {}`; the command was `SERVELAB_REAL=vllm {}`.\n\n```text\n{}\n```\n",
+        name.text(),
+        name.about(),
+        versions.join("; "),
+        name.text(),
+        command.join(" "),
+        text.trim_end()
+    )
+}
+
+/// Replaces paths of this machine, the longest first.
+fn hide(mut text: String, mut paths: Vec<(PathBuf, &str)>) -> String {
+    paths.sort_by_key(|(path, _)| std::cmp::Reverse(path.as_os_str().len()));
+    for (path, name) in paths {
+        text = text.replace(&*path.to_string_lossy(), name);
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_longest_path_is_hidden_first() {
+        let paths = vec![(PathBuf::from("/a"), "<root>"), (PathBuf::from("/a/venv"), "VENV")];
+        assert_eq!(hide("/a/venv/bin/x /a/b".to_owned(), paths), "VENV/bin/x <root>/b");
+    }
+
+    #[test]
+    fn both_streams_are_kept_in_order() {
+        let command = ["sh", "-c", "echo one; echo two >&2; echo three; exit 3"];
+        let (text, is_success) = run(&crate::root(), &command, &Vec::new()).unwrap();
+        assert_eq!(text, "one\ntwo\nthree\n");
+        assert!(!is_success);
+    }
+}
