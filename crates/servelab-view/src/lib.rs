@@ -1,1 +1,19 @@
-//! Placeholder line, replaced with the crate's contents.
+//! What people read: the plan on a terminal, MANIFEST.md, the report, the status. Pure functions from records to text; no
+//! file is touched, nothing is printed, and every statistic comes from `servelab-store` or `servelab-core`.
+
+mod commands;
+mod limits;
+mod manifest;
+mod names;
+mod plan;
+mod report;
+mod status;
+#[cfg(test)]
+mod testing;
+mod text;
+
+pub use commands::HowToRun;
+pub use manifest::{ManifestOptions, manifest_md};
+pub use plan::{PlanTextOptions, plan_text, summary_text};
+pub use report::{CompareRequest, DEFAULT_OBJECTIVE, Objective, ReportInput, metric, report_md, report_txt};
+pub use status::{JobLine, StatusInput, status_text};
