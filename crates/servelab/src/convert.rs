@@ -193,8 +193,9 @@ fn profiling(configs: &[(String, Map<String, Value>)], study: &str) -> Result<St
         if let Some(purpose) = text_at(config, &["description"]) {
             settings.insert("purpose".into(), purpose);
         }
-        let data = text_at(config, &["data"])
-            .ok_or_else(|| CommandError::usage(format!("`{stem}` has no `data` with batch_size, seq_len, max_tokens")))?;
+        let data = text_at(config, &["data"]).ok_or_else(|| {
+            CommandError::usage(format!("`{stem}` has no `data` with batch_size, seq_len, max_tokens"))
+        })?;
         match groups.iter_mut().find(|(known, _)| *known == data) {
             Some((_, list)) => list.push((id, settings)),
             None => groups.push((data, vec![(id, settings)])),

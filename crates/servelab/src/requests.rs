@@ -61,10 +61,10 @@ impl<'a> StudyRequests<'a> {
             }
         }
         for (spec, seed, reuse, cells) in groups {
-            let failed = |error: DataError| PrepareError { code: data_code(&error).to_owned(), detail: error.to_string() };
-            let mut source = PromptSource::open(&spec, &self.input.folder, &self.tokenizer, seed)
-                .map_err(failed)?
-                .with_reuse(reuse);
+            let failed =
+                |error: DataError| PrepareError { code: data_code(&error).to_owned(), detail: error.to_string() };
+            let mut source =
+                PromptSource::open(&spec, &self.input.folder, &self.tokenizer, seed).map_err(failed)?.with_reuse(reuse);
             let mut streams = Vec::new();
             for cell in &cells {
                 let stream = stream_name(cell);
@@ -144,9 +144,10 @@ impl<'a> StudyRequests<'a> {
                 Pacing::Open { arrivals_ns, max_concurrency: *max_concurrency }
             }
         };
-        let expected_prefix_hit_rate = self.dataset(cell)?.synth().map(|synth| {
-            synth.expected_hit_rate(u32::try_from(window.len()).unwrap_or(u32::MAX), DEFAULT_BLOCK_SIZE)
-        });
+        let expected_prefix_hit_rate = self
+            .dataset(cell)?
+            .synth()
+            .map(|synth| synth.expected_hit_rate(u32::try_from(window.len()).unwrap_or(u32::MAX), DEFAULT_BLOCK_SIZE));
         Ok(PreparedCell { warmup, window, pacing, stop, endpoint, expected_prefix_hit_rate })
     }
 }
@@ -159,12 +160,8 @@ impl RequestSource for StudyRequests<'_> {
         served_model: &str,
     ) -> Result<Vec<PreparedCell>, PrepareError> {
         let repeats: Vec<u32> = cells.iter().map(|cell| cell.repeat).collect();
-        let start: Vec<&PlannedCell> = self
-            .plan
-            .cells
-            .iter()
-            .filter(|cell| cell.point == point.id && repeats.contains(&cell.repeat))
-            .collect();
+        let start: Vec<&PlannedCell> =
+            self.plan.cells.iter().filter(|cell| cell.point == point.id && repeats.contains(&cell.repeat)).collect();
         let mut drawn = self.draw(&start)?;
         cells
             .iter()

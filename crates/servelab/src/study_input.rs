@@ -160,9 +160,7 @@ impl StudyInput {
     fn dataset_facts(&self) -> Result<BTreeMap<String, DatasetFacts>, LoadError> {
         let mut out = BTreeMap::new();
         for (name, workload) in self.study.workloads.iter() {
-            let at = |message: String| {
-                Diagnostic::at(self.doc.span_at(&["workloads", name, "dataset"]), message)
-            };
+            let at = |message: String| Diagnostic::at(self.doc.span_at(&["workloads", name, "dataset"]), message);
             let content = workload
                 .dataset
                 .content_key(|file| servelab_data::file_sha256(file, &self.folder))
@@ -235,7 +233,7 @@ fn apply(study: &mut Study, overrides: &Overrides) {
         study.engine.bin = Some(bin.clone());
     }
     if let Some(max) = overrides.max_requests {
-        let mut limit = |load: &mut study::LoadSection| {
+        let limit = |load: &mut study::LoadSection| {
             let stop = &mut load.stop;
             if let Some(requests) = &mut stop.requests {
                 *requests = (*requests).min(max);

@@ -2,6 +2,9 @@
 
 use std::io::{IsTerminal as _, Write as _};
 
+/// Columns of a terminal that does not say.
+const FALLBACK_WIDTH: usize = 110;
+
 /// Where a command talks.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Ui {
@@ -24,16 +27,15 @@ impl Ui {
         let _ = out.flush();
     }
 
+    /// Data for stdout without any change.
+    pub(crate) fn raw(self, text: &str) {
+        let mut out = std::io::stdout().lock();
+        let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+    }
+
     /// A line of talk.
     pub(crate) fn say(self, text: &str) {
         if !self.quiet {
-            self.always(text);
-        }
-    }
-
-    /// A line of talk for those who asked for more.
-    pub(crate) fn detail(self, text: &str) {
-        if self.verbose > 0 {
             self.always(text);
         }
     }
@@ -49,17 +51,17 @@ impl Ui {
         !self.quiet && std::io::stderr().is_terminal()
     }
 
-    /// True when nothing but errors should be said.
-    pub(crate) fn is_quiet(self) -> bool {
-        self.quiet
+    /// True when more was asked for.
+    pub(crate) fn is_verbose(self) -> bool {
+        self.verbose > 0
     }
 
-    /// Width for tables on stdout; files and pipes get a generous one.
-    pub(crate) fn width(self) -> usize {
-        let columns = std::env::var("COLUMNS").ok().and_then(|text| text.parse().ok());
-        match columns {
-            Some(columns) if std::io::stdout().is_terminal() => columns,
-            _ => 120,
+    /// Width for tables on stdout; files and pipes wrap nothing.
+    pub(crate) fn width(self) -> Option<usize> {
+        if !std::io::stdout().is_terminal() {
+            return None;
         }
+        let columns = std::env::var("COLUMNS").ok().and_then(|text| text.parse().ok());
+        Some(columns.unwrap_or(FALLBACK_WIDTH))
     }
 }

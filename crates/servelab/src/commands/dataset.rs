@@ -131,15 +131,15 @@ fn spec(args: &CreateArgs) -> Result<SynthSpec, CommandError> {
     spec.seed = args.seed;
     spec.max_output = args.max_output;
     if let Some(tokens) = args.shared_prefix {
-        spec.shared_prefix =
-            Some(SharedPrefix { tokens: Some(tokens), groups: args.prefix_groups, hit_rate: None });
+        spec.shared_prefix = Some(SharedPrefix { tokens: Some(tokens), groups: args.prefix_groups, hit_rate: None });
     }
     spec.validate().map_err(|problem| CommandError::usage(problem.to_string()))?;
     Ok(spec)
 }
 
 fn parse_mix(text: &str) -> Result<Mix, CommandError> {
-    let bad = |why: String| CommandError::usage(format!("`--mix {text}`: {why}")).hint("write `short=.3,medium=.5,long=.2`");
+    let bad =
+        |why: String| CommandError::usage(format!("`--mix {text}`: {why}")).hint("write `short=.3,medium=.5,long=.2`");
     let mut mix = Mix::default();
     for part in text.split(',') {
         let (name, share) = part.split_once('=').ok_or_else(|| bad(format!("`{part}` has no `=`")))?;
@@ -156,11 +156,8 @@ fn parse_mix(text: &str) -> Result<Mix, CommandError> {
 
 fn stats(args: &StatsArgs, ui: Ui) -> Result<ExitCode, CommandError> {
     let tokenizer = load_tokenizer(&args.tokenizer)?;
-    let file = FileSpec {
-        path: args.file.to_string_lossy().into_owned(),
-        format: FileFormat::default(),
-        output_tokens: None,
-    };
+    let file =
+        FileSpec { path: args.file.to_string_lossy().into_owned(), format: FileFormat::default(), output_tokens: None };
     let dataset = servelab_data::read_dataset(&file, std::path::Path::new(""), &tokenizer)?;
     let stats = servelab_data::stats(&dataset.prompts, &tokenizer)?;
     if args.json {

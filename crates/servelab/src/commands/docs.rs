@@ -22,7 +22,11 @@ pub(crate) struct ManArgs {
     command: Option<String>,
 }
 
-pub(crate) fn completions(args: &CompletionsArgs, command: &mut clap::Command, ui: Ui) -> Result<ExitCode, CommandError> {
+pub(crate) fn completions(
+    args: &CompletionsArgs,
+    command: &mut clap::Command,
+    ui: Ui,
+) -> Result<ExitCode, CommandError> {
     let mut out = Vec::new();
     clap_complete::generate(args.shell, command, "servelab", &mut out);
     ui.data(&String::from_utf8_lossy(&out));
@@ -36,7 +40,8 @@ pub(crate) fn man(args: &ManArgs, mut command: clap::Command, ui: Ui) -> Result<
         Some(name) => {
             let names: Vec<String> = command.get_subcommands().map(|sub| sub.get_name().to_owned()).collect();
             command.find_subcommand(name).cloned().ok_or_else(|| {
-                CommandError::usage(format!("there is no command `{name}`")).hint(format!("known: {}", names.join(", ")))
+                CommandError::usage(format!("there is no command `{name}`"))
+                    .hint(format!("known: {}", names.join(", ")))
             })?
         }
     };

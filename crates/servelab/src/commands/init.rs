@@ -62,7 +62,12 @@ pub(crate) fn init(args: InitArgs, ui: Ui) -> Result<ExitCode, CommandError> {
     for (path, _) in &files {
         ui.say(&format!("wrote {}", path.display()));
     }
-    ui.say(&format!("{} points, {} cells. Next: servelab plan {}", plan.counts.points, plan.counts.cells, study_path.display()));
+    ui.say(&format!(
+        "{} points, {} cells. Next: servelab plan {}",
+        plan.counts.points,
+        plan.counts.cells,
+        study_path.display()
+    ));
     Ok(ExitCode::SUCCESS)
 }
 
@@ -106,7 +111,11 @@ fn ask(ui: Ui) -> Result<Answers, CommandError> {
         }
     };
     Ok(Answers {
-        engine: question("Which engine: sim, vllm, sglang or external (a server that runs)?", &["sim", "vllm", "sglang", "external"], "sim")?,
+        engine: question(
+            "Which engine: sim, vllm, sglang or external (a server that runs)?",
+            &["sim", "vllm", "sglang", "external"],
+            "sim",
+        )?,
         model: question("Which model (its public id)?", &[], "meta-llama/Llama-3.1-8B")?,
         scheduler: question("What starts jobs: local, slurm or pbs?", &["local", "slurm", "pbs"], "local")?,
     })

@@ -43,7 +43,7 @@ pub(crate) fn plan(args: &PlanArgs, ui: Ui) -> Result<ExitCode, CommandError> {
     let input = StudyInput::load(&args.study.study, &overrides)?;
     if args.summary {
         let summary = input.summary()?;
-        ui.data(&servelab_view::summary_text(&summary));
+        ui.data(&servelab_view::summary_text(&summary, ui.width()));
         return Ok(ExitCode::SUCCESS);
     }
     let winners = stored::winners(&args.study.root, &input);
@@ -58,9 +58,15 @@ pub(crate) fn plan(args: &PlanArgs, ui: Ui) -> Result<ExitCode, CommandError> {
         let text = serde_json::to_string_pretty(&plan).map_err(|error| CommandError::failed(error.to_string()))?;
         ui.data(&text);
     } else if args.manifest {
-        ui.data(&servelab_view::manifest_md(&plan, &input.study, &args.study.study.to_string_lossy()));
+        ui.data(&stored::manifest(&input, &plan, &args.study.study));
     } else {
-        let options = servelab_view::PlanTextOptions { width: ui.width(), max_points: args.max_points };
+        let file = args.study.study.to_string_lossy();
+        let options = servelab_view::PlanTextOptions {
+            width: ui.width(),
+            verbose: ui.is_verbose(),
+            max_points: args.max_points,
+            how: stored::how_to_run(&input, &file),
+        };
         ui.data(&servelab_view::plan_text(&plan, &input.study, &options));
     }
     Ok(ExitCode::SUCCESS)

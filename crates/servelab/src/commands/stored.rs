@@ -7,6 +7,7 @@ use servelab_core::ids::PointId;
 use servelab_core::plan::Plan;
 use servelab_store::rank::{Direction, RankRequest, Scope, rank};
 use servelab_store::{ResultRow, Root, RowContext, collect_rows, write_atomic, write_json};
+use servelab_view::{HowToRun, ManifestOptions, manifest_md};
 
 use crate::error::CommandError;
 use crate::study_input::StudyInput;
@@ -36,9 +37,21 @@ pub(crate) fn write_plan(root: &Root, input: &StudyInput, plan: &Plan, path: &Pa
     let resolved = serde_json::to_string_pretty(&input.doc.to_json()).unwrap_or_default();
     let header = format!("# As read from {}, with `extends` and `--set` applied. JSON is YAML.\n", path.display());
     write_atomic(&folder.join("study.yaml"), format!("{header}{resolved}\n").as_bytes())?;
-    let manifest = servelab_view::manifest_md(plan, &input.study, &path.to_string_lossy());
-    write_atomic(&folder.join("MANIFEST.md"), manifest.as_bytes())?;
+    write_atomic(&folder.join("MANIFEST.md"), manifest(input, plan, path).as_bytes())?;
     Ok(folder)
+}
+
+/// MANIFEST.md.
+pub(crate) fn manifest(input: &StudyInput, plan: &Plan, path: &Path) -> String {
+    let file = path.to_string_lossy();
+    let options =
+        ManifestOptions { how: how_to_run(input, &file), site: Some(&input.site), created: None, max_points: 0 };
+    manifest_md(plan, &input.study, &options)
+}
+
+/// What suggested commands depend on.
+pub(crate) fn how_to_run<'a>(input: &'a StudyInput, file: &'a str) -> HowToRun<'a> {
+    HowToRun { study_file: file, scheduler: input.site.scheduler, site: &input.site.site, root: None }
 }
 
 fn revisions(folder: &Path) -> Vec<PathBuf> {
@@ -111,7 +124,8 @@ pub(crate) fn winners(root_path: &Path, input: &StudyInput) -> impl Fn(&str) -> 
         .collect();
     move |design: &str| {
         let (_, objective, direction, n) = picks.iter().find(|(source, ..)| source == design)?;
-        let rows: Vec<ResultRow> = rows.iter().filter(|row| row.point.designs.iter().any(|name| name == design)).cloned().collect();
+        let rows: Vec<ResultRow> =
+            rows.iter().filter(|row| row.point.designs.iter().any(|name| name == design)).cloned().collect();
         if rows.is_empty() || rows.iter().any(|row| !(row.state.is_terminal())) {
             return None;
         }

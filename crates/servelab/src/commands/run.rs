@@ -1,0 +1,234 @@
+//! `servelab run`: measures what is left of a study on this machine. Resuming is implied: the same command goes on where
+//! it stopped, and says what it leaves alone and why.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use clap::Args;
+use servelab_core::metrics::RequestSlo;
+use servelab_core::plan::Plan;
+use servelab_core::study::EngineKind;
+use servelab_load::ApiKey;
+use servelab_run::{
+    Engine, LaunchOptions, Ordering, RetryPolicy, RunControl, RunInput, RunOptions, RunSummary, SignalGuard,
+};
+use servelab_store::Root;
+
+use super::progress::Progress;
+use super::{select, stored};
+use crate::cli::StudyArgs;
+use crate::error::CommandError;
+use crate::requests::StudyRequests;
+use crate::study_input::StudyInput;
+use crate::ui::Ui;
+
+const DEFAULT_ORDER_SEED: u64 = 42;
+const DEFAULT_PORT_BASE: u16 = 20_000;
+const DEFAULT_START_TIMEOUT_S: f64 = 1800.0;
+const SIM_START_TIMEOUT_S: f64 = 60.0;
+
+/// Arguments of `servelab run`.
+#[derive(Debug, Args)]
+pub(crate) struct RunArgs {
+    #[command(flatten)]
+    study: StudyArgs,
+    /// Try at most this many cells
+    #[arg(long, value_name = "N")]
+    max_cells: Option<usize>,
+    /// Which failed cells to try again: `failed`, `invalid`, a failure code, or `all`; default: those that may recover
+    #[arg(long, value_name = "WHICH")]
+    retry: Option<String>,
+    /// Do not write events.parquet (one row per token-bearing event)
+    #[arg(long)]
+    no_events: bool,
+}
+
+pub(crate) fn run(args: &RunArgs, ui: Ui) -> Result<ExitCode, CommandError> {
+    let input = StudyInput::load(&args.study.study, &args.study.overrides())?;
+    let winners = stored::winners(&args.study.root, &input);
+    let plan = input.plan(&winners)?;
+    let cells = select::cells(&plan, &args.study)?;
+    let retry = retry_policy(args.retry.as_deref())?;
+    let engine = engine(&input)?;
+    let mut source = StudyRequests::new(&input, &plan)?;
+    let root = Root::open_or_create(&args.study.root)?;
+    stored::write_plan(&root, &input, &plan, &args.study.study)?;
+    let options = options(args, &input, &plan, retry)?;
+    let control = Arc::new(RunControl::new());
+    let _signals = SignalGuard::install(Arc::clone(&control))
+        .map_err(|error| CommandError::failed(format!("cannot watch for signals: {error}")))?;
+    let progress = Progress::new(ui, &plan);
+    let run_input = RunInput {
+        root: &root,
+        plan: &plan,
+        cells: &cells,
+        engine: &engine,
+        site: &input.site.site,
+        job: None,
+        options: &options,
+    };
+    let outcome = servelab_run::run(&run_input, &mut source, &progress, &control);
+    progress.close();
+    let resume = resume_command();
+    let summary = outcome.map_err(|error| {
+        CommandError::failed(error.to_string()).hint(format!("nothing finished is lost; go on with: {resume}"))
+    })?;
+    finish(&summary, args, &input, ui, &resume)
+}
+
+fn retry_policy(text: Option<&str>) -> Result<RetryPolicy, CommandError> {
+    Ok(match text {
+        None => RetryPolicy::Default,
+        Some("failed") => RetryPolicy::Failed,
+        Some("invalid") => RetryPolicy::Invalid,
+        Some("all") => RetryPolicy::All,
+        Some(code) if servelab_core::codes::explain(code).is_some() => RetryPolicy::Code(code.to_owned()),
+        Some(other) => {
+            return Err(CommandError::usage(format!("`--retry {other}`: there is no such failure code"))
+                .hint("write `failed`, `invalid`, `all`, or a code that `servelab explain` lists"));
+        }
+    })
+}
+
+fn engine(input: &StudyInput) -> Result<Engine, CommandError> {
+    let engine = &input.study.engine;
+    Ok(match engine.kind {
+        EngineKind::Sim => Engine::Sim {
+            program: match &engine.bin {
+                Some(path) => PathBuf::from(path),
+                None => std::env::current_exe()
+                    .map_err(|error| CommandError::failed(format!("cannot find this program's own file: {error}")))?,
+            },
+        },
+        EngineKind::Vllm | EngineKind::Sglang => {
+            check_model(input)?;
+            Engine::Process { program: engine.bin.as_ref().map(PathBuf::from) }
+        }
+        EngineKind::External => Engine::External {
+            url: engine.url.clone().ok_or_else(|| {
+                CommandError::usage("an external engine needs `engine.url`")
+                    .hint("--set engine.url=http://127.0.0.1:8000")
+            })?,
+        },
+    })
+}
+
+/// A model path that is a path must be there; an id is the engine's business.
+fn check_model(input: &StudyInput) -> Result<(), CommandError> {
+    let path = Path::new(&input.model_path);
+    if input.study.model.path.is_some() && !path.exists() {
+        return Err(CommandError::usage(format!("there is no model at `{}`", path.display())).hint(format!(
+            "fetch it: `huggingface-cli download {} --local-dir {}`, or name another place: `--set model.path=DIR`",
+            input.study.model.id,
+            path.display()
+        )));
+    }
+    Ok(())
+}
+
+fn options(args: &RunArgs, input: &StudyInput, plan: &Plan, retry: RetryPolicy) -> Result<RunOptions, CommandError> {
+    let study = &input.study;
+    let default_timeout =
+        if study.engine.kind == EngineKind::Sim { SIM_START_TIMEOUT_S } else { DEFAULT_START_TIMEOUT_S };
+    let ready_timeout = Duration::try_from_secs_f64(study.engine.start_timeout_s.unwrap_or(default_timeout))
+        .map_err(|error| CommandError::usage(format!("`engine.start_timeout_s`: {error}")))?;
+    let api_key = match &study.engine.api_key_env {
+        None => None,
+        Some(name) => {
+            let key = std::env::var(name).map_err(|_| {
+                CommandError::usage(format!("the environment variable `{name}` (engine.api_key_env) is not set"))
+                    .hint(format!("export {name}=… before the run; the key is never written down"))
+            })?;
+            Some(ApiKey::new(key).map_err(|error| CommandError::usage(error.to_string()))?)
+        }
+    };
+    let mut secrets: Vec<String> = input.site.secrets.iter().cloned().collect();
+    secrets.extend(study.engine.api_key_env.clone());
+    let mut varied: Vec<String> = plan.points.iter().flat_map(|point| point.factors.keys().cloned()).collect();
+    varied.sort_unstable();
+    varied.dedup();
+    Ok(RunOptions {
+        launch: LaunchOptions {
+            env: input.site.env.iter().map(|(name, value)| (name.clone(), value.clone())).collect(),
+            secrets,
+            port_base: input.site.port_base.unwrap_or(DEFAULT_PORT_BASE),
+            ready_timeout,
+            api_key,
+            ..LaunchOptions::default()
+        },
+        ordering: Ordering {
+            order: study.repeats.order,
+            seed: study.repeats.seed.unwrap_or(DEFAULT_ORDER_SEED),
+            same_server: study.repeats.same_server,
+        },
+        retry,
+        max_cells: args.max_cells,
+        slo: study.slo.request.map(|slo| RequestSlo {
+            ttft_ms: slo.ttft_ms,
+            tpot_ms: slo.tpot_ms,
+            itl_ms: None,
+            e2e_ms: slo.e2e_ms,
+        }),
+        success_required: study.slo.cell.0.get("success").copied(),
+        varied,
+        stop_early: study.stop_early.clone(),
+        keep_events: !args.no_events,
+        gpu_model: input.site.hardware.gpu.clone(),
+        ..RunOptions::default()
+    })
+}
+
+/// The command line as it was typed, for people to repeat.
+fn resume_command() -> String {
+    let mut words = std::env::args().map(|word| shell_word(&word));
+    let program = words.next().unwrap_or_else(|| "servelab".to_owned());
+    let program = Path::new(&program).file_name().map_or_else(|| program.clone(), |name| name.to_string_lossy().into());
+    std::iter::once(program).chain(words).collect::<Vec<_>>().join(" ")
+}
+
+fn shell_word(word: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_./:=,@%+".contains(c);
+    if !word.is_empty() && word.chars().all(plain) {
+        word.to_owned()
+    } else {
+        format!("'{}'", word.replace('\'', "'\\''"))
+    }
+}
+
+fn finish(
+    summary: &RunSummary,
+    args: &RunArgs,
+    input: &StudyInput,
+    ui: Ui,
+    resume: &str,
+) -> Result<ExitCode, CommandError> {
+    let counts: Vec<String> = summary.states.iter().map(|(state, n)| format!("{n} {}", state.name())).collect();
+    let this_run = if counts.is_empty() { "nothing left to do".to_owned() } else { counts.join(", ") };
+    let before = match summary.finished_before {
+        0 => String::new(),
+        n => format!("; {n} finished earlier"),
+    };
+    ui.say(&format!(
+        "{}: {this_run}{before} ({})",
+        input.study.study,
+        servelab_core::units::human_duration(summary.elapsed_s)
+    ));
+    for failed in &summary.failures {
+        ui.always(&format!("  failed {} {}: {}", failed.cell.short(), failed.code, failed.detail));
+        if let Some(advice) = &failed.advice {
+            ui.always(&format!("         {advice}"));
+        }
+    }
+    if summary.interrupted {
+        ui.always(&format!("stopped; nothing finished is lost. Go on with: {resume}"));
+        return Ok(ExitCode::from(1));
+    }
+    let root = &args.study.root;
+    ui.say(&format!("next: servelab report {} --root {}", args.study.study.display(), root.display()));
+    if input.study.engine.kind == EngineKind::Sim {
+        ui.say("these results are simulated and uncalibrated: they show how Servelab works, not how a GPU performs");
+    }
+    Ok(if summary.failures.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(1) })
+}
