@@ -4,6 +4,7 @@
 
 mod attempt;
 mod claim;
+mod curves;
 mod error;
 mod files;
 pub mod rank;
@@ -14,6 +15,7 @@ mod table;
 
 pub use attempt::{AttemptDir, AttemptState, FailureReport, StateChange, WindowInfo};
 pub use claim::{Claim, ClaimInfo, ClaimRequest, JobLife, Liveness, hostname};
+pub use curves::{CURVE_METRICS, load_curves};
 pub use error::StoreError;
 pub use files::{Durability, JsonLines, append_line, read_json, read_json_lines, write_atomic, write_json};
 pub use records::{RecordWriter, read_events, read_prom, read_requests, write_events, write_prom, write_requests};

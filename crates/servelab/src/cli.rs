@@ -35,12 +35,12 @@ pub(crate) enum Command {
     Dataset(commands::dataset::DatasetArgs),
     /// Run a study on this machine; run it again to go on where it stopped
     Run(commands::run::RunArgs),
-    // Show how far a study is and what failed
-    //Status(commands::status::StatusArgs),
+    /// Show how far a study is and what failed
+    Status(commands::status::StatusArgs),
     /// Show the server logs of a point or cell
     Logs(commands::logs::LogsArgs),
-    // Write tables and reports of a study's results
-    //Report(commands::report::ReportArgs),
+    /// Write tables and reports of a study's results
+    Report(commands::report::ReportArgs),
     /// Serve a simulated vLLM over HTTP
     Sim(commands::sim::SimArgs),
     /// Explain a verdict or failure code
@@ -141,9 +141,9 @@ fn dispatch(command: Command, ui: Ui) -> Result<ExitCode, CommandError> {
         Command::Plan(args) => commands::plan::plan(&args, ui),
         Command::Dataset(args) => commands::dataset::dataset(args, ui),
         Command::Run(args) => commands::run::run(&args, ui),
-        //Command::Status(args) => commands::status::status(&args, ui),
+        Command::Status(args) => commands::status::status(&args, ui),
         Command::Logs(args) => commands::logs::logs(&args, ui),
-        //Command::Report(args) => commands::report::report(&args, ui),
+        Command::Report(args) => commands::report::report(&args, ui),
         Command::Sim(args) => commands::sim::sim(args, ui),
         Command::Explain(args) => commands::explain::explain(&args, ui),
         Command::Completions(args) => commands::docs::completions(&args, &mut Cli::command(), ui),

@@ -1,0 +1,138 @@
+//! `servelab report`: tables and texts of what was measured, into a folder whose name follows from the results: the same
+//! results give the same folder and the same bytes.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::Args;
+use servelab_core::identity::sha256_hex;
+use servelab_core::state::CellState;
+use servelab_store::{ResultRow, Root, collect_rows, load_curves, results_table, write_atomic};
+use servelab_view::{CompareRequest, Objective, ReportInput, report_md, report_txt};
+
+use super::{select, stored};
+use crate::cli::StudyArgs;
+use crate::error::CommandError;
+use crate::study_input::StudyInput;
+use crate::ui::Ui;
+
+/// Arguments of `servelab report`.
+#[derive(Debug, Args)]
+pub(crate) struct ReportArgs {
+    #[command(flatten)]
+    study: StudyArgs,
+    /// Folder to write to; default: ROOT/reports/STUDY/REVISION
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+    /// Add every setting of a point's configuration as a column
+    #[arg(long)]
+    enrich_configs: bool,
+    /// Compare the values of this parameter
+    #[arg(long, value_name = "P", requires = "metric")]
+    compare_param: Option<String>,
+    /// Metric of the comparison: a column of results.csv
+    #[arg(long, value_name = "M", requires = "compare_param")]
+    metric: Option<String>,
+    /// What the ranking makes large: an expression over columns; a leading `-` makes one small
+    #[arg(long, value_name = "EXPR", allow_hyphen_values = true)]
+    objective: Option<String>,
+    /// Let simulated cells compete with measured ones
+    #[arg(long)]
+    mix_simulated: bool,
+    /// Exit with 1 when a cell failed or a verdict says that it must not be believed
+    #[arg(long)]
+    strict: bool,
+    /// Print the rows as JSON instead of the text
+    #[arg(long)]
+    json: bool,
+}
+
+pub(crate) fn report(args: &ReportArgs, ui: Ui) -> Result<ExitCode, CommandError> {
+    let input = StudyInput::load(&args.study.study, &args.study.overrides())?;
+    let objective = match &args.objective {
+        Some(text) => Objective::parse(text)
+            .map_err(|error| CommandError::usage(format!("`--objective {text}`: {}", error.message)))?,
+        None => Objective::of_study(&input.study).map_err(|error| CommandError::usage(error.message))?,
+    };
+    let nothing = || {
+        CommandError::failed(format!("study `{}` has no results under `{}`", input.study.study, args.study.root.display()))
+            .hint(format!("measure first: servelab run {}", args.study.study.display()))
+    };
+    if !args.study.root.exists() {
+        return Err(nothing());
+    }
+    let root = Root::open(&args.study.root)?;
+    let mut plan = stored::plan_with_history(&root, &input.study.study)?.ok_or_else(nothing)?;
+    select::narrow(&mut plan, &args.study)?;
+    let rows = collect_rows(&root, &plan, &stored::row_context(&input))?;
+    let compare = match (&args.compare_param, &args.metric) {
+        (Some(parameter), Some(metric)) => {
+            check_comparison(&rows, parameter, metric)?;
+            Some(CompareRequest { parameter, metric })
+        }
+        _ => None,
+    };
+    let report_input = ReportInput {
+        plan: &plan,
+        study: &input.study,
+        rows: &rows,
+        objective: &objective,
+        compare,
+        mix_simulated: args.mix_simulated,
+        tool_version: env!("CARGO_PKG_VERSION"),
+    };
+    let text = report_txt(&report_input);
+    let table = results_table(&rows, args.enrich_configs);
+    let csv = table.to_csv();
+    let folder = match &args.out {
+        Some(folder) => folder.clone(),
+        None => root.reports_dir(&input.study.study, &revision(&csv, &text))?,
+    };
+    std::fs::create_dir_all(&folder)
+        .map_err(|error| CommandError::failed(format!("cannot make `{}`: {error}", folder.display())))?;
+    write_atomic(&folder.join("results.csv"), &csv)?;
+    table.write_parquet(&folder.join("results.parquet"))?;
+    table.write_viz_data(&folder.join("viz_data.json"), load_curves(&rows))?;
+    write_atomic(&folder.join("report.txt"), text.as_bytes())?;
+    write_atomic(&folder.join("report.md"), report_md(&report_input).as_bytes())?;
+    if args.json {
+        let json = serde_json::json!({"schema": 1, "study": plan.study, "folder": folder, "rows": table.to_json_rows()});
+        ui.data(&serde_json::to_string_pretty(&json).map_err(|error| CommandError::failed(error.to_string()))?);
+    } else {
+        ui.data(&text);
+    }
+    ui.say(&format!("wrote results.csv, results.parquet, viz_data.json, report.txt, report.md to {}", folder.display()));
+    if args.strict && rows.iter().any(must_not_be_believed) {
+        ui.always("strict: some cells failed or must not be believed (see the report)");
+        return Ok(ExitCode::from(1));
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn must_not_be_believed(row: &ResultRow) -> bool {
+    matches!(row.state, CellState::Failed | CellState::Invalid | CellState::Timeout)
+}
+
+fn check_comparison(rows: &[ResultRow], parameter: &str, metric: &str) -> Result<(), CommandError> {
+    if !rows.iter().any(|row| row.parameter(parameter).is_some()) {
+        let known = servelab_store::varied_parameters(rows);
+        return Err(CommandError::usage(format!("`--compare-param {parameter}`: no point has this parameter"))
+            .hint(format!("varied here: {}", known.join(", "))));
+    }
+    let table = results_table(rows, false);
+    let names: Vec<&str> = table.columns.iter().map(|column| column.name.as_str()).collect();
+    if !names.contains(&metric) && !rows.iter().any(|row| servelab_view::metric(row, metric).is_some()) {
+        let near = servelab_core::source::did_you_mean(metric, names.iter().copied());
+        return Err(CommandError::usage(format!("`--metric {metric}`: there is no such column")).hint(
+            near.map_or_else(|| "the columns of results.csv are the metrics".to_owned(), |near| format!("did you mean `{near}`?")),
+        ));
+    }
+    Ok(())
+}
+
+/// Names a report after what is in it.
+fn revision(csv: &[u8], text: &str) -> String {
+    let mut digits = sha256_hex(&[csv, text.as_bytes()].concat());
+    digits.truncate(10);
+    digits
+}

@@ -1,0 +1,150 @@
+//! `servelab status`: how far a study is, what failed and why, and which jobs worked on it.
+
+use std::collections::BTreeMap;
+use std::process::ExitCode;
+
+use clap::Args;
+use serde::Serialize;
+use serde_json::Value;
+use servelab_core::codes;
+use servelab_core::ids::JobId;
+use servelab_core::state::CellState;
+use servelab_store::{ResultRow, Root, collect_rows, read_json};
+use servelab_view::{JobLine, StatusInput, status_text};
+
+use super::{select, stored};
+use crate::cli::StudyArgs;
+use crate::error::CommandError;
+use crate::study_input::StudyInput;
+use crate::ui::Ui;
+
+/// Arguments of `servelab status`.
+#[derive(Debug, Args)]
+pub(crate) struct StatusArgs {
+    #[command(flatten)]
+    study: StudyArgs,
+    /// Print as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Serialize)]
+struct StatusDocument {
+    schema: u32,
+    study: String,
+    cells: BTreeMap<&'static str, u64>,
+    jobs: Vec<JobStatus>,
+    failures: Vec<FailureStatus>,
+}
+
+#[derive(Debug, Serialize)]
+struct JobStatus {
+    uuid: String,
+    scheduler_id: Option<String>,
+    state: String,
+    reason: Option<String>,
+}
+
+#[derive(Debug, Serialize)]
+struct FailureStatus {
+    cell: String,
+    code: Option<String>,
+    line: Option<String>,
+    advice: Option<String>,
+}
+
+pub(crate) fn status(args: &StatusArgs, ui: Ui) -> Result<ExitCode, CommandError> {
+    let input = StudyInput::load(&args.study.study, &args.study.overrides())?;
+    let root = if args.study.root.exists() { Some(Root::open(&args.study.root)?) } else { None };
+    let stored_plan = match &root {
+        Some(root) => stored::plan_with_history(root, &input.study.study)?,
+        None => None,
+    };
+    let mut plan = match stored_plan {
+        Some(plan) => plan,
+        None => input.plan(&|_| None)?,
+    };
+    select::narrow(&mut plan, &args.study)?;
+    let rows = match &root {
+        Some(root) => collect_rows(root, &plan, &stored::row_context(&input))?,
+        None => Vec::new(),
+    };
+    let jobs = match &root {
+        Some(root) => jobs(root, &input.study.study)?,
+        None => Vec::new(),
+    };
+    if args.json {
+        let mut cells = BTreeMap::new();
+        for row in &rows {
+            *cells.entry(row.state.name()).or_insert(0) += 1;
+        }
+        if rows.is_empty() {
+            cells.insert(CellState::Planned.name(), plan.cells.len() as u64);
+        }
+        let document = StatusDocument {
+            schema: 1,
+            study: plan.study.clone(),
+            cells,
+            jobs,
+            failures: rows.iter().filter_map(failure).collect(),
+        };
+        ui.data(&serde_json::to_string_pretty(&document).map_err(|error| CommandError::failed(error.to_string()))?);
+        return Ok(ExitCode::SUCCESS);
+    }
+    let lines: Vec<JobLine<'_>> = jobs
+        .iter()
+        .map(|job| JobLine {
+            uuid: &job.uuid,
+            scheduler_id: job.scheduler_id.as_deref(),
+            state: &job.state,
+            reason: job.reason.as_deref(),
+        })
+        .collect();
+    let file = args.study.study.to_string_lossy();
+    let how = stored::how_to_run(&input, &file);
+    ui.data(&status_text(&StatusInput { plan: &plan, rows: &rows, jobs: &lines, how, width: ui.width() }));
+    Ok(ExitCode::SUCCESS)
+}
+
+fn failure(row: &ResultRow) -> Option<FailureStatus> {
+    if !matches!(row.state, CellState::Failed | CellState::Timeout | CellState::Preempted | CellState::Invalid) {
+        return None;
+    }
+    let report = row.failure.as_ref();
+    let code = report.map(|report| report.code.clone()).or_else(|| row.code.clone());
+    let advice = report.and_then(|report| report.advice.clone()).or_else(|| {
+        let code = code.as_deref()?;
+        codes::explain(code).map(|explanation| explanation.advice.clone())
+    });
+    Some(FailureStatus {
+        cell: row.cell.id.to_string(),
+        code,
+        line: report.and_then(|report| report.line.clone()),
+        advice,
+    })
+}
+
+/// The jobs that worked on this study, oldest first.
+fn jobs(root: &Root, study: &str) -> Result<Vec<JobStatus>, CommandError> {
+    let folder = root.path().join("jobs");
+    let mut found: Vec<(i64, JobStatus)> = Vec::new();
+    for entry in std::fs::read_dir(&folder).into_iter().flatten().filter_map(Result::ok) {
+        let uuid = entry.file_name().to_string_lossy().into_owned();
+        let dir = root.job_dir(&JobId::new(uuid.clone()))?;
+        let Ok(intent) = read_json::<Value>(&dir.join("intent.json")) else { continue };
+        if intent.get("study").and_then(Value::as_str) != Some(study) {
+            continue;
+        }
+        let exit: Option<Value> = read_json(&dir.join("exit.json")).ok();
+        let text = |value: &Value, key: &str| value.get(key).and_then(Value::as_str).map(str::to_owned);
+        let state = match &exit {
+            Some(exit) => text(exit, "state").unwrap_or_else(|| "ended".to_owned()),
+            None => "running or killed".to_owned(),
+        };
+        let when = intent.get("t_unix_ns").and_then(Value::as_i64).unwrap_or(0);
+        let job = JobStatus { uuid, scheduler_id: text(&intent, "scheduler_id"), state, reason: None };
+        found.push((when, job));
+    }
+    found.sort_by_key(|(when, _)| *when);
+    Ok(found.into_iter().map(|(_, job)| job).collect())
+}
