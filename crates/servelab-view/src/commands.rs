@@ -36,15 +36,19 @@ impl HowToRun<'_> {
         words.join(" ")
     }
 
-    /// The command that measures: here, or through the scheduler.
+    /// The command that measures.
     pub fn measure(&self, extra: &[&str]) -> String {
+        self.command("run", extra)
+    }
+
+    /// What to know before [`Self::measure`] at a site with a scheduler.
+    pub fn note(&self) -> Option<String> {
         match self.scheduler {
-            Scheduler::Local => self.command("run", extra),
-            Scheduler::Slurm | Scheduler::Pbs => {
-                let mut words = vec!["--site", self.site];
-                words.extend(extra);
-                self.command("submit", &words)
-            }
+            Scheduler::Local => None,
+            Scheduler::Slurm | Scheduler::Pbs => Some(format!(
+                "Start it inside an allocation at {}: this version submits no jobs. `--engine sim` rehearses it here.",
+                self.site
+            )),
         }
     }
 
@@ -91,7 +95,8 @@ mod tests {
         let here = HowToRun { study_file: "my study.yaml", ..HowToRun::default() };
         assert_eq!(here.measure(&["--only", "1A"]), "servelab run 'my study.yaml' --only 1A");
         let there = HowToRun { study_file: "a.yaml", scheduler: Scheduler::Pbs, site: "vista", root: Some("/r") };
-        assert_eq!(there.measure(&[]), "servelab submit a.yaml --root /r --site vista");
+        assert_eq!(there.measure(&[]), "servelab run a.yaml --root /r");
+        assert!(here.note().is_none() && there.note().is_some_and(|note| note.contains("vista")));
         assert_eq!(
             (shell_word(""), shell_word("it's"), shell_word("a=1,b=2")),
             ("''".into(), "'it'\\''s'".into(), "a=1,b=2".into())

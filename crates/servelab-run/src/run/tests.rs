@@ -395,7 +395,7 @@ fn points_that_do_not_fit_here_are_named() {
     let lab = Lab::new(vec![pd, point("b", &[])], &[1], 1);
     let summary = lab.quiet();
     assert_eq!(count(&summary, CellState::Done), 1);
-    assert!(summary.skipped[0].reason.contains("submit"), "{summary:?}");
+    assert!(summary.skipped[0].reason.contains("router between them"), "{summary:?}");
 }
 
 #[test]

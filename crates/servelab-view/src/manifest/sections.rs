@@ -167,6 +167,7 @@ pub(super) fn how_to_run(out: &mut Document, plan: &Plan, study: &Study, how: &H
     };
     let label = handle(first);
     let only = ["--only", label];
+    out.paragraph(how.note().unwrap_or_default());
     out.heading(3, "Run a Single Experiment (recommended first)");
     let mut lines = vec![format!("# Test with {label}"), how.measure(&only), String::new(), "# Monitor".to_owned()];
     lines.push(how.command("status", &[]));
@@ -176,9 +177,6 @@ pub(super) fn how_to_run(out: &mut Document, plan: &Plan, study: &Study, how: &H
     out.code("bash", lines.join("\n"));
     out.heading(3, "Run All Experiments");
     let mut lines = vec!["# The same command again goes on where it stopped".to_owned(), how.measure(&[])];
-    if how.scheduler != Scheduler::Local {
-        lines.insert(0, format!("{}   # writes the scripts only", how.measure(&["--dry-run"])));
-    }
     lines.extend([String::new(), "# Monitor".to_owned(), how.command("status", &[]), String::new()]);
     lines.push("# Compare".to_owned());
     lines.push(how.command("report", &["--enrich-configs"]));

@@ -318,6 +318,7 @@ fn next_section(out: &mut Document, plan: &Plan, study: &Study, options: &PlanTe
         return;
     };
     let how = &options.how;
+    out.paragraph(how.note().unwrap_or_default());
     let one = how.measure(&["--only", handle(first)]);
     out.code("bash", format!("{one}   # one point first\n{}   # everything", how.measure(&[])));
 }
