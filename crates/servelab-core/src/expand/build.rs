@@ -517,12 +517,29 @@ fn warnings(
             study.model.id
         ));
     }
+    out.extend(not_carried_out(study));
     for design in designs {
         if let Some(reason) = &design.blocked {
             out.push(format!("design `{}` {reason}", design.name));
         }
     }
     out
+}
+
+/// Sections that are read and checked, but that this version does not act on.
+fn not_carried_out(study: &Study) -> Vec<String> {
+    let probed: Vec<&str> = study.probe.keys().collect();
+    let sections = [
+        (!probed.is_empty(), format!("`probe`: {} keeps the engine's default", probed.join(", "))),
+        (study.accuracy.is_some(), "`accuracy`: answers are not compared with the baseline's".to_owned()),
+        (study.network.is_some(), "`network`: the gate is not tested".to_owned()),
+        (study.profile.is_some(), "`profile`: no profiler is started".to_owned()),
+    ];
+    sections
+        .into_iter()
+        .filter(|(given, _)| *given)
+        .map(|(_, text)| format!("not carried out by this version: {text}"))
+        .collect()
 }
 
 impl CompiledDesign {

@@ -49,8 +49,9 @@ fn cell_minutes(cell: &PlannedCell) -> Option<f64> {
 
 /// Sums and the makespan with at most `max_jobs` jobs at a time, each started as soon as a place is free.
 pub fn totals(jobs: &[Job], max_jobs: Option<u32>) -> (NodeHours, WallHours) {
-    let node_hours = jobs.iter().map(|job| f64::from(job.nodes) * job.hours).sum();
-    let sequential = jobs.iter().map(|job| job.hours).sum();
+    // `sum` of nothing is −0.0, which people read as a mistake.
+    let node_hours = 0.0 + jobs.iter().map(|job| f64::from(job.nodes) * job.hours).sum::<f64>();
+    let sequential = 0.0 + jobs.iter().map(|job| job.hours).sum::<f64>();
     let places = max_jobs.map_or(jobs.len(), |max| max as usize).clamp(1, jobs.len().max(1));
     let mut free_at = vec![0.0f64; places];
     for job in jobs {
@@ -73,6 +74,7 @@ mod tests {
         assert_eq!((node_hours.sequential, wall.sequential, wall.parallel), (120.0, 15.0, 1.0));
         let (_, wall) = totals(&jobs, Some(4));
         assert_eq!(wall.parallel, 4.0);
-        assert_eq!(totals(&[], Some(4)).1.parallel, 0.0);
+        let (node_hours, wall) = totals(&[], Some(4));
+        assert!([node_hours.sequential, wall.sequential, wall.parallel].iter().all(|x| *x == 0.0 && x.is_sign_positive()));
     }
 }

@@ -117,7 +117,10 @@ fn simulator_options(input: &ExpandInput<'_>) -> Vec<String> {
         option("--fail", spec.clone());
     }
     if let Some(version) = input.version.and_then(VersionSpec::min) {
-        option("--engine-version", version.to_string());
+        let text = version.to_string();
+        // `0.32.*` declares two parts; a server reports three.
+        let text = if text.bytes().filter(|b| *b == b'.').count() == 1 { format!("{text}.0") } else { text };
+        option("--engine-version", text);
     }
     if let Some(path) = input.tokenizer_path {
         option("--tokenizer", path.to_owned());

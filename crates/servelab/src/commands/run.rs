@@ -205,7 +205,11 @@ fn finish(
     resume: &str,
 ) -> Result<ExitCode, CommandError> {
     let counts: Vec<String> = summary.states.iter().map(|(state, n)| format!("{n} {}", state.name())).collect();
-    let this_run = if counts.is_empty() { "nothing left to do".to_owned() } else { counts.join(", ") };
+    let this_run = match (counts.is_empty(), summary.finished_before, summary.skipped.len()) {
+        (false, ..) => counts.join(", "),
+        (true, 0, skipped) if skipped > 0 => "no cell can run; the reasons are above".to_owned(),
+        (true, ..) => "nothing left to do".to_owned(),
+    };
     let before = match summary.finished_before {
         0 => String::new(),
         n => format!("; {n} finished earlier"),

@@ -73,6 +73,18 @@ pub(crate) fn status(args: &StatusArgs, ui: Ui) -> Result<ExitCode, CommandError
         Some(root) => jobs(root, &input.study.study)?,
         None => Vec::new(),
     };
+    let file = args.study.study.to_string_lossy();
+    let how = stored::how_to_run(&input, &file);
+    if rows.is_empty() && !args.json {
+        ui.data(&format!(
+            "Study {}: nothing measured yet; {} cells planned, {} can run.\nnext: {}",
+            plan.study,
+            plan.counts.cells,
+            plan.counts.runnable_cells,
+            how.measure(&[])
+        ));
+        return Ok(ExitCode::SUCCESS);
+    }
     if args.json {
         let mut cells = BTreeMap::new();
         for row in &rows {
@@ -100,8 +112,6 @@ pub(crate) fn status(args: &StatusArgs, ui: Ui) -> Result<ExitCode, CommandError
             reason: job.reason.as_deref(),
         })
         .collect();
-    let file = args.study.study.to_string_lossy();
-    let how = stored::how_to_run(&input, &file);
     ui.data(&status_text(&StatusInput { plan: &plan, rows: &rows, jobs: &lines, how, width: ui.width() }));
     Ok(ExitCode::SUCCESS)
 }
