@@ -38,6 +38,14 @@ impl ServerFailure {
     /// A server that could not be waited for.
     pub(crate) fn not_ready(error: &NotReady, is_external: bool, log: Option<&Path>) -> Self {
         let (code, advice) = match error {
+            NotReady::PortTaken { .. } => {
+                // Nothing that the server says in its log has to do with it.
+                return Self::new(
+                    "port_in_use",
+                    error.to_string(),
+                    Some("end the other program, or set the site's `port_base`"),
+                );
+            }
             NotReady::Exited { .. } | NotReady::Cancelled => ("server_exited", "read the server's log"),
             NotReady::TimedOut { .. } if is_external => {
                 ("endpoint_unreachable", "check the URL and that the server is up")

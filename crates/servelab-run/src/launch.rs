@@ -48,14 +48,18 @@ pub fn role_to_start<'a>(engine: &Engine, point: &'a PlannedPoint) -> Result<Opt
     };
     if others > 0 || role.count > 1 {
         let servers: u32 = point.roles.iter().map(|role| role.count).sum();
-        return Err(NotHere(format!("it needs {servers} servers and a router between them; this version of `run` starts one server")));
+        return Err(NotHere(format!(
+            "it needs {servers} servers and a router between them; this version of `run` starts one server"
+        )));
     }
     if role.argv.len() < 2 {
         return Err(NotHere("the plan has no command line for this engine".to_owned()));
     }
     let nodes = role.placement.first().map_or(1, |place| place.node_gpus.len());
     if nodes > 1 && !engine.is_simulated() {
-        return Err(NotHere(format!("it spans {nodes} nodes; `run` serves on this machine only (rehearse it with --engine sim)")));
+        return Err(NotHere(format!(
+            "it spans {nodes} nodes; `run` serves on this machine only (rehearse it with --engine sim)"
+        )));
     }
     Ok(Some(role))
 }

@@ -1,19 +1,42 @@
-//! Finds a free TCP port on this machine by binding it. The port is released again before the server takes it, so a
-//! server may still find it taken; the caller then asks for the next one.
+//! Ports for servers on this machine. A port is found by binding it and released again before the server takes it, which a
+//! real engine does only a minute later; until then a reservation keeps other runs of this program away from it. Anybody
+//! else may still take it: `ready` notices who answers there.
 
 use std::net::{Ipv4Addr, TcpListener};
+use std::os::linux::net::SocketAddrExt as _;
+use std::os::unix::net::{SocketAddr, UnixListener};
 
 /// Ports tried above the base.
 const BLOCK: u16 = 1000;
 
-/// The first free port at or above `base` (127.0.0.1); `None` when a whole block is taken.
-pub fn free_port(base: u16) -> Option<u16> {
-    let is_free = |port: &u16| {
-        // Both addresses: an engine that binds the wildcard fails when anybody has the port on any address.
-        TcpListener::bind((Ipv4Addr::LOCALHOST, *port)).is_ok()
-            && TcpListener::bind((Ipv4Addr::UNSPECIFIED, *port)).is_ok()
-    };
-    (base..=base.saturating_add(BLOCK)).find(is_free)
+/// A port that no other run on this machine takes while this lives. A run that is killed gives its ports back.
+#[derive(Debug)]
+pub struct ReservedPort {
+    port: u16,
+    /// An abstract socket name: the kernel frees it with its holder, and it spans what the port spans, the network
+    /// namespace.
+    _name: UnixListener,
+}
+
+impl ReservedPort {
+    /// The number.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+}
+
+/// The first free and unreserved port at or above `base` (127.0.0.1); `None` when a whole block is taken.
+pub fn reserve_port(base: u16) -> Option<ReservedPort> {
+    (base..=base.saturating_add(BLOCK)).find_map(|port| {
+        let name = SocketAddr::from_abstract_name(format!("servelab-port-{port}")).ok()?;
+        let name = UnixListener::bind_addr(&name).ok()?;
+        is_free(port).then_some(ReservedPort { port, _name: name })
+    })
+}
+
+/// Both addresses: an engine that binds the wildcard fails when anybody has the port on any address.
+fn is_free(port: u16) -> bool {
+    TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok() && TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)).is_ok()
 }
 
 #[cfg(test)]
@@ -24,8 +47,18 @@ mod tests {
     fn taken_ports_are_passed_over() {
         let taken = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let port = taken.local_addr().unwrap().port();
-        let found = free_port(port).unwrap();
+        let found = reserve_port(port).unwrap().port();
         assert!(found > port, "{found} after {port}");
         TcpListener::bind((Ipv4Addr::LOCALHOST, found)).unwrap();
+    }
+
+    #[test]
+    fn two_servers_that_are_both_still_loading_get_two_ports() {
+        let first = reserve_port(31_000).unwrap();
+        let second = reserve_port(first.port()).unwrap();
+        assert!(second.port() > first.port());
+        let free_again = first.port();
+        drop(first);
+        assert_eq!(reserve_port(free_again).unwrap().port(), free_again);
     }
 }

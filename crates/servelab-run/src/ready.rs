@@ -49,6 +49,8 @@ pub struct ReadyCheck<'a> {
     pub log: Option<&'a Path>,
     /// A server that we did not start may have no `/health`.
     pub needs_health: bool,
+    /// Port at which the server that we started must be the one that listens.
+    pub own_port: Option<u16>,
 }
 
 /// A server that serves.
@@ -81,6 +83,12 @@ pub enum NotReady {
         timeout: Duration,
         /// The latest answer or error.
         last_answer: String,
+    },
+    /// Another program answers at the port that was free when the server was started.
+    #[error("port {port} was taken by another program while the server was loading")]
+    PortTaken {
+        /// The port.
+        port: u16,
     },
     /// Healthy, but it serves something else.
     #[error("the server does not serve `{wanted}`; it serves {served}")]
@@ -118,6 +126,11 @@ pub fn wait_ready(
         let left = deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(50));
         let last_answer = match advance(check, step, left) {
             Answer::Next(next) => {
+                // Whoever has taken the port meanwhile is healthy too, and may even serve a model of this name.
+                let is_foreign = |port: &u16| server.as_deref().is_some_and(|server| server.is_port_foreign(*port));
+                if let Some(port) = check.own_port.filter(is_foreign) {
+                    return Err(NotReady::PortTaken { port });
+                }
                 step = next;
                 continue;
             }
@@ -233,6 +246,7 @@ mod tests {
             timeout: Duration::from_millis(400),
             log: None,
             needs_health: true,
+            own_port: None,
         }
     }
 
@@ -321,17 +335,36 @@ mod tests {
         assert_eq!(outcome, Err(NotReady::Cancelled));
     }
 
+    fn spawn(folder: &Path, script: &str) -> ServerProcess {
+        ServerProcess::spawn(&crate::process::ServerCommand {
+            argv: ["/bin/sh", "-c", script].map(str::to_owned).to_vec(),
+            env: Vec::new(),
+            log: folder.join("log"),
+            record: folder.join("record.json"),
+            token: format!("ready-test {}", folder.display()),
+        })
+        .unwrap()
+    }
+
+    #[test]
+    fn another_program_at_the_port_is_not_taken_for_the_server() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut process = spawn(folder.path(), "exec sleep 60");
+        let other = FakeServer::start(|request| match request.path.as_str() {
+            "/v1/models" => Canned::json(200, MODELS),
+            _ => Canned::json(200, TOKEN),
+        });
+        let url = other.url();
+        let port: u16 = url.rsplit_once(':').unwrap().1.parse().unwrap();
+        let check = ReadyCheck { own_port: Some(port), timeout: Duration::from_secs(10), ..check(&url) };
+        let outcome = wait_ready(&check, Some(&mut process), &|| false, &mut |_, _| {});
+        assert_eq!(outcome, Err(NotReady::PortTaken { port }));
+    }
+
     #[test]
     fn a_server_that_ends_is_noticed_long_before_the_deadline() {
         let folder = tempfile::tempdir().unwrap();
-        let mut process = ServerProcess::spawn(&crate::process::ServerCommand {
-            argv: ["/bin/sh", "-c", "echo boom; exit 9"].map(str::to_owned).to_vec(),
-            env: Vec::new(),
-            log: folder.path().join("log"),
-            record: folder.path().join("record.json"),
-            token: "ready-test".to_owned(),
-        })
-        .unwrap();
+        let mut process = spawn(folder.path(), "echo boom; exit 9");
         let url = "http://127.0.0.1:9".to_owned();
         let check = ReadyCheck { timeout: Duration::from_secs(60), ..check(&url) };
         let started = Instant::now();

@@ -22,7 +22,7 @@ use crate::error::RunError;
 use crate::launch::{Engine, command_line, command_text, environment, served_model};
 use crate::observe::ServerPhase;
 use crate::options::LaunchOptions;
-use crate::port::free_port;
+use crate::port::{ReservedPort, reserve_port};
 use crate::process::{ServerCommand, ServerProcess};
 use crate::ready::{NotReady, ReadyCheck, wait_ready};
 use crate::recorder::Recorder;
@@ -54,6 +54,8 @@ pub(crate) enum StartOutcome {
 /// A server that serves.
 pub(crate) struct PointServer {
     process: Option<ServerProcess>,
+    /// Held as long as the server has it.
+    _port: Option<ReservedPort>,
     pub(crate) base_url: String,
     api_key: Option<ApiKey>,
     log: Option<PathBuf>,
@@ -74,36 +76,44 @@ impl Launcher<'_> {
             (Engine::External { url }, _) => (url, None),
             (_, role) => (&String::new(), role),
         };
-        let mut port = self.options.port_base;
+        let mut port_base = self.options.port_base;
         let mut tries = 1;
         loop {
+            let mut port = None;
             let (process, base_url) = match role {
                 None => (None, normal_base_url(engine_url)),
                 Some(role) => {
-                    port = free_port(port).ok_or(RunError::NoPort { base: self.options.port_base })?;
-                    match self.spawn(point, role, port, attempts)? {
-                        Ok((process, log)) => (Some((process, log)), format!("http://127.0.0.1:{port}")),
+                    let reserved = reserve_port(port_base).ok_or(RunError::NoPort { base: self.options.port_base })?;
+                    let number = reserved.port();
+                    port = Some(reserved);
+                    match self.spawn(point, role, number, attempts)? {
+                        Ok((process, log)) => (Some((process, log)), format!("http://127.0.0.1:{number}")),
                         Err(failure) => return Ok(StartOutcome::Failed(failure)),
                     }
                 }
             };
             let (mut process, log) = process.map_or((None, None), |(process, log)| (Some(process), Some(log)));
-            match self.wait(point, &model, &base_url, process.as_mut(), log.as_deref())? {
-                Ok(()) => return self.up(point, process, base_url, log).map(|up| StartOutcome::Up(Box::new(up))),
+            let number = port.as_ref().map(ReservedPort::port);
+            match self.wait(point, &model, &base_url, number, process.as_mut(), log.as_deref())? {
+                Ok(()) => return self.up(point, process, port, base_url, log).map(|up| StartOutcome::Up(Box::new(up))),
                 Err(NotReady::Cancelled) => {
                     self.end(process.as_mut(), "cancelled start");
                     return Ok(StartOutcome::Cancelled);
                 }
                 Err(error) => {
-                    // First the end, then the diagnosis: the last lines may still be on their way.
+                    let diagnose = || ServerFailure::not_ready(&error, role.is_none(), log.as_deref());
+                    // The last lines of a server that ended by itself may still be on their way; what one says while it
+                    // is being ended is not why it had to be.
+                    let early = (!matches!(error, NotReady::Exited { .. })).then(diagnose);
                     self.end(process.as_mut(), "failed start");
-                    let failure = ServerFailure::not_ready(&error, role.is_none(), log.as_deref());
-                    if failure.report.code != "port_in_use" || tries >= PORT_TRIES || role.is_none() {
+                    let failure = early.unwrap_or_else(diagnose);
+                    let Some(number) = number.filter(|_| failure.report.code == "port_in_use" && tries < PORT_TRIES)
+                    else {
                         return Ok(StartOutcome::Failed(failure));
-                    }
-                    self.recorder.notice(format!("port {port} was taken by somebody else; trying the next one"));
+                    };
+                    self.recorder.notice(format!("port {number} was taken by somebody else; trying the next one"));
                     tries += 1;
-                    port = port.saturating_add(1);
+                    port_base = number.saturating_add(1);
                 }
             }
         }
@@ -150,6 +160,7 @@ impl Launcher<'_> {
         point: &PlannedPoint,
         model: &str,
         base_url: &str,
+        own_port: Option<u16>,
         process: Option<&mut ServerProcess>,
         log: Option<&Path>,
     ) -> Result<Result<(), NotReady>, RunError> {
@@ -163,6 +174,7 @@ impl Launcher<'_> {
             timeout: self.options.ready_timeout,
             log,
             needs_health: process.is_some(),
+            own_port,
         };
         let mut progress = |step: crate::ready::ReadyStep, line: Option<String>| {
             let detail = line.map_or_else(|| step.describe().to_owned(), |line| format!("{}: {line}", step.describe()));
@@ -186,6 +198,7 @@ impl Launcher<'_> {
         &self,
         point: &PlannedPoint,
         process: Option<ServerProcess>,
+        port: Option<ReservedPort>,
         base_url: String,
         log: Option<PathBuf>,
     ) -> Result<PointServer, RunError> {
@@ -209,7 +222,7 @@ impl Launcher<'_> {
             machine: self.machine.clone(),
         };
         write_json(&point_dir.join("env.lock.json"), &lock)?;
-        Ok(PointServer { process, base_url, api_key, log, effective, can_reset_cache: true })
+        Ok(PointServer { process, _port: port, base_url, api_key, log, effective, can_reset_cache: true })
     }
 
     /// Ends a server; what survives even SIGKILL is reported, because nothing else can be done about it.

@@ -204,6 +204,14 @@ impl ServerProcess {
         self.pgid
     }
 
+    /// Somebody listens at this port, and it is none of this server's processes. False where that cannot be seen.
+    pub fn is_port_foreign(&self, port: u16) -> bool {
+        let inodes = procfs::listening_inodes(port);
+        // A process whose files are hidden may be the one.
+        let may_hold = |process: &ProcessInfo| procfs::holds_socket(process.pid, &inodes).unwrap_or(true);
+        !inodes.is_empty() && !self.members().iter().any(may_hold)
+    }
+
     /// How the server ended, if it has. Does not block.
     pub fn exit(&mut self) -> Option<ServerExit> {
         if self.exit.is_none() {

@@ -34,6 +34,29 @@ pub(crate) fn has_env(pid: i32, name: &str, value: &str) -> bool {
     environ.split(|byte| *byte == 0).any(|entry| entry == wanted.as_bytes())
 }
 
+/// Inodes of the sockets on which somebody in this network namespace listens at `port`, at whatever address.
+pub(crate) fn listening_inodes(port: u16) -> Vec<u64> {
+    let tables = ["/proc/net/tcp", "/proc/net/tcp6"].map(|path| fs::read_to_string(path).unwrap_or_default());
+    tables.iter().flat_map(|table| table.lines().skip(1).filter_map(|line| listening_inode(line, port))).collect()
+}
+
+/// One line of `/proc/net/tcp`: the inode, when it is a listener at `port`.
+fn listening_inode(line: &str, port: u16) -> Option<u64> {
+    const LISTEN: &str = "0A";
+    let fields: Vec<&str> = line.split_whitespace().collect();
+    let (_, local_port) = fields.get(1)?.rsplit_once(':')?;
+    let is_wanted = u16::from_str_radix(local_port, 16) == Ok(port) && fields.get(3) == Some(&LISTEN);
+    if is_wanted { fields.get(9)?.parse().ok() } else { None }
+}
+
+/// Does the process hold one of these sockets? `None` when its files may not be looked at.
+pub(crate) fn holds_socket(pid: i32, inodes: &[u64]) -> Option<bool> {
+    let names: Vec<String> = inodes.iter().map(|inode| format!("socket:[{inode}]")).collect();
+    let files = fs::read_dir(format!("/proc/{pid}/fd")).ok()?;
+    let mut targets = files.filter_map(|file| fs::read_link(file.ok()?.path()).ok());
+    Some(targets.any(|target| names.iter().any(|name| target.as_os_str() == name.as_str())))
+}
+
 /// Identity of this boot; start times of different boots must not be compared.
 pub(crate) fn boot_id() -> Option<String> {
     Some(fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?.trim().to_owned())
@@ -64,6 +87,35 @@ mod tests {
         for broken in ["", "77", "77 (a)", "77 (a) S x y", "77 (a) S 1 70"] {
             assert_eq!(parse_stat(77, broken), None, "{broken}");
         }
+    }
+
+    #[test]
+    fn socket_tables() {
+        let line = |port: &str, state: &str| {
+            format!(
+                "   1: 0100007F:{port} 00000000:0000 {state} 00000000:00000000 00:00000000 00000000     0        0 4242 1"
+            )
+        };
+        assert_eq!(listening_inode(&line("4E20", "0A"), 20_000), Some(4242));
+        let wildcard = line("4E20", "0A").replace("0100007F", "00000000000000000000000000000000");
+        assert_eq!(listening_inode(&wildcard, 20_000), Some(4242));
+        for other in [line("4E21", "0A"), line("4E20", "01"), line("", "0A"), String::new(), "1: x".to_owned()] {
+            assert_eq!(listening_inode(&other, 20_000), None, "{other}");
+        }
+    }
+
+    #[test]
+    fn listeners_are_told_apart() {
+        let listener = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let inodes = listening_inodes(port);
+        assert_eq!(inodes.len(), 1);
+        let me = i32::try_from(std::process::id()).unwrap();
+        assert_eq!(holds_socket(me, &inodes), Some(true));
+        assert_eq!(holds_socket(me, &[u64::MAX]), Some(false));
+        assert_eq!(holds_socket(i32::MAX, &inodes), None);
+        drop(listener);
+        assert!(listening_inodes(port).is_empty());
     }
 
     #[test]
