@@ -39,9 +39,31 @@ pub fn human_duration(seconds: f64) -> String {
     format!("{} h {:02} min", whole / 3600, whole % 3600 / 60)
 }
 
+/// `YYYYMMDD-HHMMSS` in UTC of nanoseconds since 1970 (Howard Hinnant's civil-from-days).
+pub fn utc_stamp(unix_ns: i64) -> String {
+    let seconds = unix_ns.div_euclid(1_000_000_000);
+    let (days, of_day) = (seconds.div_euclid(86_400), seconds.rem_euclid(86_400));
+    let z = days + 719_468;
+    let era = z.div_euclid(146_097);
+    let doe = z.rem_euclid(146_097);
+    let yoe = (doe - doe / 1_460 + doe / 36_524 - doe / 146_096) / 365;
+    let doy = doe - (365 * yoe + yoe / 4 - yoe / 100);
+    let mp = (5 * doy + 2) / 153;
+    let (day, month) = (doy - (153 * mp + 2) / 5 + 1, if mp < 10 { mp + 3 } else { mp - 9 });
+    let year = yoe + era * 400 + i64::from(month <= 2);
+    format!("{year:04}{month:02}{day:02}-{:02}{:02}{:02}", of_day / 3600, of_day % 3600 / 60, of_day % 60)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn stamps() {
+        assert_eq!(utc_stamp(0), "19700101-000000");
+        assert_eq!(utc_stamp(951_827_696_000_000_000), "20000229-123456");
+        assert_eq!(utc_stamp(-1), "19691231-235959");
+    }
 
     #[test]
     fn walltimes() {

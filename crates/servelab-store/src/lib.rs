@@ -12,6 +12,7 @@ mod records;
 mod results;
 mod root;
 mod table;
+mod vllm_bench;
 
 pub use attempt::{AttemptDir, AttemptState, FailureReport, StateChange, WindowInfo};
 pub use claim::{Claim, ClaimInfo, ClaimRequest, JobLife, Liveness, hostname};
@@ -22,3 +23,4 @@ pub use records::{RecordWriter, read_events, read_prom, read_requests, write_eve
 pub use results::{ResultRow, RowContext, collect_rows, results_table, varied_parameters};
 pub use root::{ROOT_FORMAT, Root};
 pub use table::{CellValue, Column, ColumnKind, Table, viz_data};
+pub use vllm_bench::{VllmBenchInfo, vllm_bench};

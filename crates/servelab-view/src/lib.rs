@@ -1,6 +1,7 @@
 //! What people read: the plan on a terminal, MANIFEST.md, the report, the status. Pure functions from records to text; no
 //! file is touched, nothing is printed, and every statistic comes from `servelab-store` or `servelab-core`.
 
+mod bench;
 mod commands;
 mod limits;
 mod manifest;
@@ -12,6 +13,7 @@ mod status;
 mod testing;
 mod text;
 
+pub use bench::bench_text;
 pub use commands::HowToRun;
 pub use manifest::{ManifestOptions, manifest_md};
 pub use plan::{PlanTextOptions, plan_text, summary_text};

@@ -35,6 +35,8 @@ pub(crate) enum Command {
     Dataset(commands::dataset::DatasetArgs),
     /// Run a study on this machine; run it again to go on where it stopped
     Run(commands::run::RunArgs),
+    /// Measure one load against any OpenAI-compatible endpoint
+    Bench(Box<commands::bench::BenchArgs>),
     /// Show how far a study is and what failed
     Status(commands::status::StatusArgs),
     /// Show the server logs of a point or cell
@@ -141,6 +143,7 @@ fn dispatch(command: Command, ui: Ui) -> Result<ExitCode, CommandError> {
         Command::Plan(args) => commands::plan::plan(&args, ui),
         Command::Dataset(args) => commands::dataset::dataset(args, ui),
         Command::Run(args) => commands::run::run(&args, ui),
+        Command::Bench(args) => commands::bench::bench(&args, ui),
         Command::Status(args) => commands::status::status(&args, ui),
         Command::Logs(args) => commands::logs::logs(&args, ui),
         Command::Report(args) => commands::report::report(&args, ui),

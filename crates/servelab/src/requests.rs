@@ -20,7 +20,7 @@ const FASTEST_TOKEN_S: f64 = 0.002;
 /// Most requests prepared for one timed level; a run that uses them up says so.
 const MOST_PREPARED: usize = 200_000;
 /// First sends of a closed loop are spread by this much per slot, one second at most.
-const STAGGER_PER_SLOT_NS: i64 = 5_000_000;
+pub(crate) const STAGGER_PER_SLOT_NS: i64 = 5_000_000;
 
 /// Makes requests out of a study's workloads.
 pub(crate) struct StudyRequests<'a> {
@@ -208,14 +208,23 @@ fn window_size(cell: &PlannedCell, longest_output: u32) -> usize {
         StopAt::DurationS(seconds) => seconds,
         StopAt::Steady { max_s, .. } => max_s,
     };
-    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "float casts saturate; both positive")]
-    let size = match &cell.load {
-        Load::Open { rate_per_s, .. } => (seconds * rate_per_s * 1.5) as usize + 64,
-        Load::Closed { concurrency: in_flight } | Load::Offline { batch_size: in_flight, .. } => {
-            let fastest = FASTEST_REQUEST_S + f64::from(longest_output) * FASTEST_TOKEN_S;
-            (f64::from(*in_flight) * seconds / fastest) as usize + *in_flight as usize
+    match &cell.load {
+        Load::Open { rate_per_s, .. } => {
+            #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "saturates; both positive")]
+            let size = (seconds * rate_per_s * 1.5) as usize + 64;
+            size.min(MOST_PREPARED)
         }
-    };
+        Load::Closed { concurrency: in_flight } | Load::Offline { batch_size: in_flight, .. } => {
+            timed_window_size(seconds, *in_flight, longest_output)
+        }
+    }
+}
+
+/// Requests that a timed closed loop can use at most, if the server is as fast as any.
+pub(crate) fn timed_window_size(seconds: f64, in_flight: u32, longest_output: u32) -> usize {
+    let fastest = FASTEST_REQUEST_S + f64::from(longest_output) * FASTEST_TOKEN_S;
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "saturates; both positive")]
+    let size = (f64::from(in_flight) * seconds / fastest) as usize + in_flight as usize;
     size.clamp(1, MOST_PREPARED)
 }
 
@@ -235,7 +244,8 @@ fn arrivals_of(cell: &PlannedCell, rate_per_s: f64) -> Result<Vec<i64>, PrepareE
     arrivals::schedule(&process, rate_per_s, extent, seed).map_err(|error| bad(error.to_string()))
 }
 
-fn wire(body: &PromptBody) -> WirePrompt {
+/// A prompt as the load generator writes it.
+pub(crate) fn wire(body: &PromptBody) -> WirePrompt {
     match body {
         PromptBody::Text(text) => WirePrompt::Text(text.clone()),
         PromptBody::Messages(messages) => WirePrompt::Messages(

@@ -1,5 +1,6 @@
 //! One file per command: what was typed, what it does. Printing goes through `Ui`.
 
+pub(crate) mod bench;
 pub(crate) mod dataset;
 pub(crate) mod docs;
 pub(crate) mod explain;

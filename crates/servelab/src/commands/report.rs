@@ -55,8 +55,12 @@ pub(crate) fn report(args: &ReportArgs, ui: Ui) -> Result<ExitCode, CommandError
         None => Objective::of_study(&input.study).map_err(|error| CommandError::usage(error.message))?,
     };
     let nothing = || {
-        CommandError::failed(format!("study `{}` has no results under `{}`", input.study.study, args.study.root.display()))
-            .hint(format!("measure first: servelab run {}", args.study.study.display()))
+        CommandError::failed(format!(
+            "study `{}` has no results under `{}`",
+            input.study.study,
+            args.study.root.display()
+        ))
+        .hint(format!("measure first: servelab run {}", args.study.study.display()))
     };
     if !args.study.root.exists() {
         return Err(nothing());
@@ -96,12 +100,16 @@ pub(crate) fn report(args: &ReportArgs, ui: Ui) -> Result<ExitCode, CommandError
     write_atomic(&folder.join("report.txt"), text.as_bytes())?;
     write_atomic(&folder.join("report.md"), report_md(&report_input).as_bytes())?;
     if args.json {
-        let json = serde_json::json!({"schema": 1, "study": plan.study, "folder": folder, "rows": table.to_json_rows()});
+        let json =
+            serde_json::json!({"schema": 1, "study": plan.study, "folder": folder, "rows": table.to_json_rows()});
         ui.data(&serde_json::to_string_pretty(&json).map_err(|error| CommandError::failed(error.to_string()))?);
     } else {
         ui.data(&text);
     }
-    ui.say(&format!("wrote results.csv, results.parquet, viz_data.json, report.txt, report.md to {}", folder.display()));
+    ui.say(&format!(
+        "wrote results.csv, results.parquet, viz_data.json, report.txt, report.md to {}",
+        folder.display()
+    ));
     if args.strict && rows.iter().any(must_not_be_believed) {
         ui.always("strict: some cells failed or must not be believed (see the report)");
         return Ok(ExitCode::from(1));
@@ -124,7 +132,10 @@ fn check_comparison(rows: &[ResultRow], parameter: &str, metric: &str) -> Result
     if !names.contains(&metric) && !rows.iter().any(|row| servelab_view::metric(row, metric).is_some()) {
         let near = servelab_core::source::did_you_mean(metric, names.iter().copied());
         return Err(CommandError::usage(format!("`--metric {metric}`: there is no such column")).hint(
-            near.map_or_else(|| "the columns of results.csv are the metrics".to_owned(), |near| format!("did you mean `{near}`?")),
+            near.map_or_else(
+                || "the columns of results.csv are the metrics".to_owned(),
+                |near| format!("did you mean `{near}`?"),
+            ),
         ));
     }
     Ok(())

@@ -110,8 +110,11 @@ fn engine(input: &StudyInput) -> Result<Engine, CommandError> {
             }));
             let search_path = std::env::var_os("PATH");
             if servelab_run::launch::find_program(&program, search_path.as_deref()).is_none() {
-                return Err(CommandError::failed(format!("the engine's program `{}` was not found", program.display()))
-                    .hint("install it, name it with `--engine-bin PATH`, or try the study without it: `--engine sim`"));
+                return Err(CommandError::failed(format!(
+                    "the engine's program `{}` was not found",
+                    program.display()
+                ))
+                .hint("install it, name it with `--engine-bin PATH`, or try the study without it: `--engine sim`"));
             }
             Engine::Process { program: engine.bin.as_ref().map(PathBuf::from) }
         }
