@@ -112,7 +112,8 @@ pub struct RequestRecord {
     pub t_last: Option<i64>,
     /// Trailing usage event.
     pub t_usage: Option<i64>,
-    /// `[DONE]`, or the end of a response that is not a stream.
+    /// `[DONE]`, the end of a response without it, or the instant at which a failure ended the request (see
+    /// `failure_code`: this stamp alone is no success). `None` for a request that was never begun.
     pub t_done: Option<i64>,
     /// Prompt tokens: the server's word where it gave one, else the count prepared beforehand.
     pub input_tokens: Option<i64>,
@@ -124,6 +125,9 @@ pub struct RequestRecord {
     pub n_first: Option<i64>,
     /// Provenance of `output_tokens`.
     pub token_source: Option<TokenSource>,
+    /// Provenance of the token counts of this request's events: [`TokenSource::EventCount`] when each was taken for one
+    /// token, which a server may undercut by putting several tokens into one event. `None` is treated as such a guess.
+    pub event_token_source: Option<TokenSource>,
     /// `stop`, `length`, …
     pub finish_reason: Option<String>,
     /// Why the request failed (a code that `servelab explain` knows); `None` is a success.
@@ -161,6 +165,7 @@ impl RequestRecord {
             requested_output_tokens: None,
             n_first: None,
             token_source: None,
+            event_token_source: None,
             finish_reason: None,
             failure_code: None,
             http_status: None,

@@ -291,6 +291,8 @@ impl<'a> Worker<'a> {
             ignore_eos: request.ignore_eos,
         });
         let conclusion = reader.conclude(end, expect, &mut record);
+        // Whatever ended it, the request is in flight no longer.
+        record.t_done.get_or_insert(t_ns);
         if let Some(text) = conclusion.text {
             let request_idx = record.request_idx;
             self.log.outputs.push(CapturedOutput { request_idx, text, token_ids: conclusion.token_ids });
@@ -303,6 +305,7 @@ impl<'a> Worker<'a> {
         let mut record = job.record;
         record.failure_code = Some(code.to_owned());
         let t_ns = self.now();
+        record.t_done.get_or_insert(t_ns);
         self.finish(record, Some(detail.to_owned()), t_ns, pacer);
     }
 

@@ -193,7 +193,12 @@ fn each_failure_has_its_code() {
     assert!(after_close.t_conn0.unwrap() <= after_close.t_conn1.unwrap(), "a new connection is recorded");
     assert!(after_close.t_conn1.unwrap() <= after_close.t_send.unwrap());
     let timeout = &outcome.requests[13];
-    assert!(timeout.t_first.is_some() && timeout.t_done.is_none(), "what came before the timeout is kept");
+    assert!(timeout.t_first.is_some(), "what came before the timeout is kept");
+    let lasted = timeout.t_done.unwrap() - timeout.t_send.unwrap();
+    assert!((900 * MS..2_400 * MS).contains(&lasted), "in flight until the timeout: {lasted} ns");
+    for record in &outcome.requests {
+        assert!(record.t_done.unwrap() >= record.t_send.unwrap(), "{record:?}");
+    }
 }
 
 #[test]
@@ -212,6 +217,7 @@ fn a_server_that_stops_listening_refuses_the_rest() {
     assert_eq!(codes_of(&outcome), counts(&[("ok", 3), (codes::CONNECT_REFUSED, 2)]));
     let refused = &outcome.requests[4];
     assert!(refused.t_conn0.is_some() && refused.t_conn1.is_none() && refused.t_send.is_none());
+    assert!(refused.t_done.unwrap() >= refused.t_conn0.unwrap());
 }
 
 #[test]
@@ -286,6 +292,10 @@ fn the_drain_timeout_censors() {
     let began = Instant::now();
     let outcome = run(spec);
     assert_eq!(codes_of(&outcome), counts(&[(codes::CENSORED, 2)]));
+    for record in &outcome.requests {
+        assert!(record.t_done.unwrap() >= outcome.window_end_ns + 50 * MS, "in flight to the end of the drain");
+        assert!(!record.is_success());
+    }
     assert!(began.elapsed() < Duration::from_secs(5));
 }
 
@@ -359,6 +369,7 @@ fn arrivals_without_a_slot_at_the_end_are_censored() {
     let outcome = run(spec(&server, 4, pacing, Stop::Duration { ns: 20 * MS }));
     assert_eq!(codes_of(&outcome), counts(&[("ok", 1), (codes::CENSORED, 2)]), "the fourth lies after the window");
     assert!(outcome.requests[2].t_slot.is_none() && outcome.requests[2].t_send.is_none());
+    assert!(outcome.requests[2].t_done.is_none(), "what never began has no end");
     assert_eq!(outcome.window_end_ns - outcome.window_start_ns, 20 * MS);
 }
 
@@ -406,6 +417,7 @@ fn cancelling_ends_quickly_and_keeps_records() {
     assert!(waited < Duration::from_millis(1_500), "{waited:?}");
     assert!(outcome.interrupted);
     assert_eq!(codes_of(&outcome), counts(&[("ok", 4), (codes::CANCELLED, 4)]));
+    assert!(outcome.requests.iter().all(|record| record.t_done.is_some()));
     let counts = control.counts();
     assert_eq!((counts.in_flight, counts.failed, counts.phase), (0, 4, LivePhase::Finished));
 }

@@ -98,8 +98,12 @@ struct Facts {
     n_events: i64,
     n_ids: i64,
     are_ids_complete: bool,
+    /// Every event so far came with token ids or a usage delta.
+    are_counts_complete: bool,
     is_any_choice_seen: bool,
     is_any_event_decoded: bool,
+    /// The only event carries the whole usage count.
+    event_counts_are_usage: bool,
     /// Cumulative output tokens of continuous usage; set from the first chunk on or not at all.
     continuous: Option<i64>,
     final_usage: Option<Usage>,
@@ -121,7 +125,7 @@ impl ResponseReader {
             http: ResponseParser::new(),
             scanner: Scanner::new(),
             body: Vec::new(),
-            facts: Facts { keep_text, are_ids_complete: true, ..Facts::default() },
+            facts: Facts { keep_text, are_ids_complete: true, are_counts_complete: true, ..Facts::default() },
             bytes_received: 0,
         }
     }
@@ -258,6 +262,7 @@ impl Facts {
         let may_skip_decode = self.is_any_event_decoded && self.continuous.is_none() && !self.keep_text;
         if may_skip_decode && event::is_plain_token(data) {
             self.are_ids_complete = false;
+            self.are_counts_complete = false;
             self.is_any_choice_seen = true;
             self.on_token_event(t_ns, 1, true, on_tokens);
             return;
@@ -313,6 +318,7 @@ impl Facts {
         if pieces > 0 || n_ids > 0 || delta > 0 {
             self.n_ids += n_ids;
             self.are_ids_complete &= n_ids > 0;
+            self.are_counts_complete &= n_ids > 0 || delta > 0;
             let n = [n_ids, delta, pieces].into_iter().find(|n| *n > 0).unwrap_or(1);
             let is_output = chunk.output_pieces > 0 || chunk.reasoning_pieces == 0;
             self.on_token_event(t_ns, n, is_output, on_tokens);
@@ -356,6 +362,7 @@ impl Facts {
                 self.token_ids.extend(ids.unwrap_or_default());
             }
             self.on_token_event(t_ns, total, is_output, on_tokens);
+            self.event_counts_are_usage = true;
         }
         self.on_chunk(t_ns, chunk, on_tokens);
         if usage.is_some() {
@@ -374,7 +381,22 @@ impl Facts {
             && let Some(t_ns) = self.t_finish.or(self.t_usage)
         {
             self.on_token_event(t_ns, total, true, on_tokens);
+            self.event_counts_are_usage = true;
         }
+    }
+
+    /// Where the token counts of the events come from.
+    fn event_source(&self) -> Option<TokenSource> {
+        self.t_first?;
+        Some(if self.event_counts_are_usage {
+            TokenSource::ServerUsage
+        } else if self.are_ids_complete {
+            TokenSource::ServerTokenIds
+        } else if self.are_counts_complete {
+            TokenSource::ContinuousUsage
+        } else {
+            TokenSource::EventCount
+        })
     }
 
     fn count(&self) -> Option<(i64, TokenSource)> {
@@ -396,6 +418,7 @@ impl Facts {
         record.t_last = self.t_last;
         record.t_usage = self.t_usage;
         record.t_done = self.t_done;
+        record.event_token_source = self.event_source();
         record.n_first = self.t_first.map(|_| self.n_first);
         record.response_id = self.id.clone();
         record.finish_reason = self.finish_reason.clone();

@@ -115,6 +115,7 @@ fn token_counts_by_provenance() {
     ]);
     assert_eq!((ids.record.output_tokens, ids.record.token_source), (Some(3), Some(TokenSource::ServerTokenIds)));
     assert_eq!((ids.record.n_first, ids.events), (Some(2), vec![(20, 2), (30, 1)]));
+    assert_eq!(ids.record.event_token_source, Some(TokenSource::ServerTokenIds));
 
     let continuous = |n: i64, text: &str| {
         format!(
@@ -129,6 +130,10 @@ fn token_counts_by_provenance() {
         (Some(7), Some(TokenSource::ContinuousUsage))
     );
     assert_eq!(deltas.events, [(20, 2), (30, 1), (50, 4)]);
+    assert_eq!(deltas.record.event_token_source, Some(TokenSource::ContinuousUsage));
+    // Text without a new token in the count was held back by the server: its number of tokens is a guess again.
+    let held_back = read_events(&[&continuous(2, "a"), &continuous(2, "b"), "[DONE]"]);
+    assert_eq!(held_back.record.event_token_source, Some(TokenSource::EventCount));
 
     // Usage attached to the last content chunk is a total, not a delta.
     let total = read_events(&[
@@ -138,6 +143,7 @@ fn token_counts_by_provenance() {
     ]);
     assert_eq!((total.record.output_tokens, total.events), (Some(9), vec![(20, 1), (30, 1)]));
     assert_eq!(total.record.token_source, Some(TokenSource::ServerUsage));
+    assert_eq!(total.record.event_token_source, Some(TokenSource::EventCount), "one token per event is a guess");
 }
 
 #[test]
@@ -150,6 +156,7 @@ fn tokens_without_text_are_known_at_the_finish_reason() {
     ]);
     assert_eq!((code(&seen), seen.record.t_first, seen.record.n_first), (None, Some(30), Some(2)));
     assert_eq!(seen.events.len(), 1);
+    assert_eq!(seen.record.event_token_source, Some(TokenSource::ServerUsage));
 }
 
 #[test]

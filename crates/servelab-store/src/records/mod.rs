@@ -63,6 +63,7 @@ impl Record for RequestRecord {
             optional("server_queue_ms", Double),
             optional("server_ttft_ms", Double),
             required("bytes_received", Int64),
+            optional("event_token_source", Text),
         ]);
         columns
     }
@@ -96,6 +97,7 @@ impl Record for RequestRecord {
         row.double(self.server_queue_ms);
         row.double(self.server_ttft_ms);
         row.int64(Some(self.bytes_received));
+        row.text(self.event_token_source.map(TokenSource::name));
     }
 
     fn take(row: &mut RowReader<'_>) -> Option<Self> {
@@ -118,17 +120,24 @@ impl Record for RequestRecord {
             output_tokens: row.int64(),
             requested_output_tokens: row.int64(),
             n_first: row.int64(),
-            token_source: match row.text() {
-                Some(name) => Some(TokenSource::from_name(&name)?),
-                None => None,
-            },
+            token_source: source(row)?,
             finish_reason: row.text(),
             failure_code: row.text(),
             http_status: row.int32(),
             server_queue_ms: row.double(),
             server_ttft_ms: row.double(),
             bytes_received: row.int64()?,
+            event_token_source: source(row)?,
         })
+    }
+}
+
+/// The outer `None` is a name that nobody knows.
+#[expect(clippy::option_option, reason = "an absent value and an unreadable one differ")]
+fn source(row: &mut RowReader<'_>) -> Option<Option<TokenSource>> {
+    match row.text() {
+        Some(name) => TokenSource::from_name(&name).map(Some),
+        None => Some(None),
     }
 }
 

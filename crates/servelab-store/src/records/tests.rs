@@ -30,6 +30,7 @@ fn full(idx: i64) -> RequestRecord {
         requested_output_tokens: t(14),
         n_first: t(15),
         token_source: Some(TokenSource::ContinuousUsage),
+        event_token_source: Some(TokenSource::EventCount),
         finish_reason: Some("länge".into()),
         failure_code: Some("http_5xx".into()),
         http_status: Some(503),
@@ -142,6 +143,19 @@ fn columns_added_by_others_are_ignored() {
     file.write_group(&columns).unwrap();
     file.finish().unwrap();
     assert_eq!(read_events(&path).unwrap(), [EventRecord { request_idx: 1, t_ns: 2, n_tokens: 3 }]);
+}
+
+#[test]
+fn files_from_before_a_column_was_added_are_read() {
+    let (_dir, path) = temporary();
+    let specs: Vec<ColumnSpec> =
+        RequestRecord::columns().into_iter().filter(|spec| spec.name != "event_token_source").collect();
+    let mut file = ColumnFile::create(&path, "requests", 1, &specs).unwrap();
+    let mut columns: Vec<ColumnData> = RequestRecord::columns().iter().map(ColumnData::empty).collect();
+    full(0).put(&mut RowWriter::new(&mut columns));
+    file.write_group(&columns[..specs.len()]).unwrap();
+    file.finish().unwrap();
+    assert_eq!(read_requests(&path).unwrap(), [RequestRecord { event_token_source: None, ..full(0) }]);
 }
 
 #[test]
