@@ -63,7 +63,7 @@ pub const METRIC_DOCS: &[MetricDoc] = &[
         "throughput.output_tokens_per_s",
         "tokens/s",
         "Σ n_k with start < t_k ≤ end, / duration",
-        "Tokens whose event arrived inside the window, whatever phase or outcome their request had; not the tokens of requests that merely overlap it. Without event records, n_first tokens count at t_first and the rest is spread evenly up to t_last.",
+        "Tokens whose event arrived inside the window, whatever phase or outcome their request had; not the tokens of requests that merely overlap it. A server may put several tokens into one event: where the tokens per event are guesses (no token ids, no continuous usage) and a request's events sum to M < N, its reported tokens, each of its events counts N/M times. Without event records, n_first tokens count at t_first and the rest is spread evenly up to t_last.",
     ),
     doc(
         "throughput.requests_per_s",
@@ -81,7 +81,7 @@ pub const METRIC_DOCS: &[MetricDoc] = &[
         "concurrency.mean",
         "requests",
         "∫ in-flight dt / duration",
-        "Exact time integral of the in-flight step function of all phases; a request is in flight from t_send to its last stamp.",
+        "Exact time integral of the in-flight step function of all phases; a request is in flight from t_send to its last stamp, which for a failure is the instant that ended it.",
     ),
     doc("concurrency.max", "requests", "max of the in-flight step function", "Inside the window."),
     doc(
@@ -107,7 +107,7 @@ pub const METRIC_DOCS: &[MetricDoc] = &[
         "itl",
         "ms",
         "(t_k − t_{k−1}) / n_k, counted n_k times",
-        "Inter-token latency. Smoothed: tokens that arrive in one event share its gap evenly. The first event has no gap.",
+        "Inter-token latency. Smoothed: tokens that arrive in one event share its gap evenly. The first event has no gap. n_k is what the event itself says; without token ids or continuous usage that is one, and where a server merges tokens this is a latency per chunk (warning `merged_events`). TPOT does not depend on it.",
     ),
     doc(
         "tpot",
@@ -157,13 +157,13 @@ pub const METRIC_DOCS: &[MetricDoc] = &[
         "server.preemptions, generation_tokens, prompt_tokens, requests_finished",
         "count",
         "counter increase over the window",
-        "Summed over engines and nodes; edges at the last scrape at or before the window's; a counter that fell restarted at zero.",
+        "Summed over engines and nodes, from the last scrape at or before the window to the first at or after it, so up to one scrape period too long on either side; a counter that fell restarted at zero.",
     ),
     doc(
         "server.kv_usage_mean, kv_usage_max",
         "0–1",
         "time-weighted mean, maximum",
-        "Share of KV-cache blocks in use; mean over engines, maximum over engines and time.",
+        "Share of KV-cache blocks in use; mean over engines, maximum over engines and time. Where no scrape fell into the window, those just before and after it stand for it (warning `metrics_partial`).",
     ),
     doc(
         "server.running_mean, running_max, waiting_mean",

@@ -42,8 +42,10 @@ const PROCESS_START: &str = "process_start_time_seconds";
 /// One time series: (instant, value), ascending.
 type Series = Vec<(i64, f64)>;
 
-/// Summarises the scrapes over a window. The window's edges are taken at the last scrape at or before each of them, so
-/// the interval has the right length and is shifted by less than one scrape period.
+/// Summarises the scrapes over a window. Counters grow from the last scrape at or before the window to the first one at
+/// or after it, so that a window between two scrapes has numbers too; what they include beyond its edges is less than two
+/// scrape periods, and [`counter_interval`] says where they begin and end. Gauges hold from one scrape to the next; when
+/// none fell into the window, the scrapes around it speak for it.
 pub fn server_summary(samples: &[PromSample], window_start_ns: i64, window_end_ns: i64) -> ServerSummary {
     let scrapes = Scrapes::new(samples, window_start_ns, window_end_ns);
     let hits = scrapes.increase(PREFIX_HITS);
@@ -67,6 +69,31 @@ pub fn server_summary(samples: &[PromSample], window_start_ns: i64, window_end_n
     }
 }
 
+/// Between which scrapes the counters of [`server_summary`] grew.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CounterInterval {
+    /// The part that all nodes have in common, nanoseconds; the same as `outer` when there is one node.
+    pub inner: (i64, i64),
+    /// The part that any node has, nanoseconds.
+    pub outer: (i64, i64),
+    /// Scrapes inside the window.
+    pub inside: u64,
+}
+
+/// Finds it; `None` unless a node was scraped at least twice around or in the window.
+pub fn counter_interval(samples: &[PromSample], window_start_ns: i64, window_end_ns: i64) -> Option<CounterInterval> {
+    let scrapes = Scrapes::new(samples, window_start_ns, window_end_ns);
+    let edges = scrapes.edges.values().filter(|(from, to)| from < to);
+    edges.fold(None, |found: Option<CounterInterval>, &(from, to)| {
+        let (inner, outer) = found.map_or(((from, to), (from, to)), |found| (found.inner, found.outer));
+        Some(CounterInterval {
+            inner: (inner.0.max(from), inner.1.min(to)),
+            outer: (outer.0.min(from), outer.1.max(to)),
+            inside: scrapes.count,
+        })
+    })
+}
+
 /// How often a server lost its counters inside the window: counters that fell, or another process start time. Counted
 /// once per node and instant.
 pub fn counter_resets(samples: &[PromSample], window_start_ns: i64, window_end_ns: i64) -> u64 {
@@ -78,7 +105,7 @@ pub fn counter_resets(samples: &[PromSample], window_start_ns: i64, window_end_n
             continue;
         }
         for (key, series) in all {
-            let window = scrapes.inside(series);
+            let window = scrapes.between_edges(key.node, series);
             for (before, after) in window.iter().zip(window.iter().skip(1)) {
                 if (is_start && after.1 != before.1) || (!is_start && after.1 < before.1) {
                     resets.insert((key.node, after.0));
@@ -105,8 +132,9 @@ struct Gauge {
 struct Scrapes<'a> {
     /// By metric name, then by origin.
     series: BTreeMap<&'a str, BTreeMap<SeriesKey<'a>, Series>>,
-    /// First scrape of each node: a counter that appears later started at zero.
-    first_scrape: BTreeMap<&'a str, i64>,
+    /// Per node: the last scrape at or before the window and the first at or after it; where there is none, the first
+    /// or last of all.
+    edges: BTreeMap<&'a str, (i64, i64)>,
     start_ns: i64,
     end_ns: i64,
     count: u64,
@@ -115,14 +143,9 @@ struct Scrapes<'a> {
 impl<'a> Scrapes<'a> {
     fn new(samples: &'a [PromSample], start_ns: i64, end_ns: i64) -> Self {
         let mut series: BTreeMap<&str, BTreeMap<SeriesKey<'a>, Series>> = BTreeMap::new();
-        let mut first_scrape: BTreeMap<&str, i64> = BTreeMap::new();
-        let mut inside = BTreeSet::new();
+        let mut instants: BTreeMap<&str, BTreeSet<i64>> = BTreeMap::new();
         for sample in samples {
-            let first = first_scrape.entry(&sample.node).or_insert(sample.t_ns);
-            *first = (*first).min(sample.t_ns);
-            if (start_ns..=end_ns).contains(&sample.t_ns) {
-                inside.insert((sample.node.as_str(), sample.t_ns));
-            }
+            instants.entry(&sample.node).or_default().insert(sample.t_ns);
             if !sample.value.is_finite() {
                 continue;
             }
@@ -132,7 +155,15 @@ impl<'a> Scrapes<'a> {
         for points in series.values_mut().flat_map(BTreeMap::values_mut) {
             points.sort_by_key(|(t_ns, _)| *t_ns);
         }
-        Self { series, first_scrape, start_ns, end_ns, count: inside.len() as u64 }
+        let mut edges = BTreeMap::new();
+        let mut count = 0;
+        for (node, instants) in instants {
+            let from = instants.range(..=start_ns).next_back().or(instants.first());
+            let to = instants.range(end_ns..).next().or(instants.last());
+            edges.extend(from.zip(to).map(|(from, to)| (node, (*from, *to))));
+            count += instants.iter().filter(|t_ns| (start_ns..=end_ns).contains(t_ns)).count() as u64;
+        }
+        Self { series, edges, start_ns, end_ns, count }
     }
 
     /// The series of one exact metric name.
@@ -145,6 +176,14 @@ impl<'a> Scrapes<'a> {
         aliases.iter().map(|metric| self.named(metric).collect::<Vec<_>>()).find(|s| !s.is_empty()).unwrap_or_default()
     }
 
+    /// The samples between the scrapes that enclose the window.
+    fn between_edges<'s>(&self, node: &str, series: &'s [(i64, f64)]) -> &'s [(i64, f64)] {
+        let Some(&(from, to)) = self.edges.get(node) else { return &[] };
+        let first = series.partition_point(|(t_ns, _)| *t_ns < from);
+        let last = series.partition_point(|(t_ns, _)| *t_ns <= to);
+        series.get(first..last).unwrap_or_default()
+    }
+
     /// The samples from the last one at or before the window's start up to the window's end.
     fn inside<'s>(&self, series: &'s [(i64, f64)]) -> &'s [(i64, f64)] {
         let first = series.partition_point(|(t_ns, _)| *t_ns <= self.start_ns).saturating_sub(1);
@@ -152,12 +191,12 @@ impl<'a> Scrapes<'a> {
         series.get(first..last).unwrap_or_default()
     }
 
-    /// Increase of one counter. After a fall the counter is taken to have restarted at zero.
+    /// Increase of one counter between the enclosing scrapes; unknown when they are one and the same. After a fall the
+    /// counter is taken to have restarted at zero, and so is one that appears after the first of the scrapes.
     fn series_increase(&self, key: &SeriesKey<'a>, series: &[(i64, f64)]) -> Option<f64> {
-        let window = self.inside(series);
-        let (first, rest) = window.split_first()?;
-        let appeared = first.0 > self.start_ns && self.first_scrape.get(key.node).is_some_and(|t| *t <= self.start_ns);
-        let mut previous = if appeared { 0.0 } else { first.1 };
+        let edges = self.edges.get(key.node).filter(|(from, to)| from < to)?;
+        let (first, rest) = self.between_edges(key.node, series).split_first()?;
+        let mut previous = if first.0 > edges.0 { 0.0 } else { first.1 };
         let mut increase = first.1 - previous;
         for (_, value) in rest {
             increase += if *value < previous { *value } else { *value - previous };
@@ -199,9 +238,9 @@ impl<'a> Scrapes<'a> {
         let mut changes: Series = Vec::new();
         for series in all {
             let mut held = 0.0;
-            for (t_ns, value) in self.inside(series) {
-                changes.push(((*t_ns).max(self.start_ns), value - held));
-                held = *value;
+            for (t_ns, value) in self.gauge_points(series) {
+                changes.push((t_ns, value - held));
+                held = value;
             }
         }
         changes.sort_by_key(|(t_ns, _)| *t_ns);
@@ -215,6 +254,19 @@ impl<'a> Scrapes<'a> {
             }
         }
         steps
+    }
+
+    /// The samples of a gauge, moved into the window. Around a window that no scrape hit, the sample before it holds for
+    /// the first half and the one after it for the second.
+    fn gauge_points(&self, series: &[(i64, f64)]) -> Series {
+        let mut points: Series =
+            self.inside(series).iter().map(|(t_ns, value)| ((*t_ns).max(self.start_ns), *value)).collect();
+        if self.count == 0 {
+            let from = if points.is_empty() { self.start_ns } else { self.start_ns.midpoint(self.end_ns) };
+            let after = series.get(series.partition_point(|(t_ns, _)| *t_ns <= self.end_ns));
+            points.extend(after.map(|(_, value)| (from, *value)));
+        }
+        points
     }
 
     fn hold(&self, steps: &[(i64, f64)]) -> Option<Gauge> {
@@ -277,8 +329,37 @@ mod tests {
         let samples =
             [sample(9, "0", "vllm:num_requests_running", 0.0), sample(15, "0", "vllm:request_success_total", 6.0)];
         assert_eq!(summary(&samples).requests_finished, Some(6.0));
-        let first_scrape_inside = [sample(15, "0", "vllm:request_success_total", 6.0)];
-        assert_eq!(summary(&first_scrape_inside).requests_finished, Some(0.0));
+        let only_scrape = [sample(15, "0", "vllm:request_success_total", 6.0)];
+        assert_eq!(summary(&only_scrape).requests_finished, None, "one reading is no increase");
+    }
+
+    #[test]
+    fn a_window_between_two_scrapes_has_the_numbers_of_both() {
+        let samples = [
+            sample(9, "0", "vllm:generation_tokens_total", 100.0),
+            sample(9, "0", "vllm:num_requests_running", 2.0),
+            sample(9, "0", "vllm:num_requests_waiting", 0.0),
+            sample(21, "0", "vllm:generation_tokens_total", 340.0),
+            sample(21, "0", "vllm:num_requests_running", 6.0),
+            sample(22, "0", "vllm:generation_tokens_total", 999.0),
+        ];
+        let got = summary(&samples);
+        assert_eq!((got.generation_tokens, got.scrapes), (Some(240.0), 0));
+        assert_eq!((got.running_mean, got.running_max, got.waiting_mean), (Some(4.0), Some(6.0), Some(0.0)));
+        assert_eq!((got.kv_usage_mean, got.preemptions), (None, None), "what no scrape showed stays unknown");
+        let interval = |samples: &[PromSample]| counter_interval(samples, 10_000_000_000, 20_000_000_000);
+        let bracket = (9_000_000_000, 21_000_000_000);
+        assert_eq!(interval(&samples), Some(CounterInterval { inner: bracket, outer: bracket, inside: 0 }));
+        assert_eq!(interval(&samples[..3]), None, "a scrape on one side only encloses nothing");
+        assert_eq!(summary(&samples[..3]).generation_tokens, None);
+        let mut two_nodes = samples.to_vec();
+        two_nodes.extend([8, 20].map(|t_s| PromSample { node: "n1".into(), ..sample(t_s, "0", "up", 1.0) }));
+        let interval = interval(&two_nodes).unwrap();
+        assert_eq!(
+            (interval.inner, interval.outer),
+            ((9_000_000_000, 20_000_000_000), (8_000_000_000, 21_000_000_000))
+        );
+        assert_eq!(interval.inside, 1);
     }
 
     #[test]

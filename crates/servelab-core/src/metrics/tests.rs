@@ -137,6 +137,60 @@ fn throughput_counts_events_inside_the_window_only() {
     close(Some(summarise(&window).throughput.output_tokens_per_s), 4.0 / 0.108);
 }
 
+/// 10 events at 10, 20, …, 100 ms for 40 reported tokens: the server merged.
+fn merged(idx: i64) -> (RequestRecord, Vec<EventRecord>) {
+    let stamps: Vec<(i64, i32)> = (1..=10).map(|k| (10 * k, 1)).collect();
+    let (mut request, events) = success(idx, 0, 0, &stamps);
+    request.output_tokens = Some(40);
+    request.event_token_source = Some(TokenSource::EventCount);
+    (request, events)
+}
+
+#[test]
+fn throughput_counts_the_tokens_that_the_server_reported() {
+    let check = |requests: &[RequestRecord], events: &[EventRecord], end_ms: i64, tokens: f64| {
+        let result = summarise(&input(requests, events, end_ms));
+        close(Some(result.throughput.output_tokens_per_s), tokens / (end_ms as f64 / 1e3));
+    };
+    let (request, events) = merged(0);
+    check(&[request.clone()], &events, 100, 40.0);
+    check(&[request.clone()], &events, 50, 20.0);
+    let latency = summarise(&input(&[request.clone()], &events, 100)).latency_ms;
+    assert_eq!(latency.itl.n, 9, "gaps keep the tokens of their events");
+    close(latency.tpot.mean, 90.0 / 39.0);
+
+    let unknown = RequestRecord { event_token_source: None, ..request.clone() };
+    check(&[unknown], &events, 50, 20.0);
+    // Counts by the server itself are not scaled; the disagreement is the verdict's business.
+    let counted = RequestRecord { event_token_source: Some(TokenSource::ServerTokenIds), ..request.clone() };
+    check(&[counted], &events, 50, 5.0);
+    let fewer = RequestRecord { output_tokens: Some(5), ..request.clone() };
+    check(&[fewer], &events, 100, 10.0);
+    let cut_off = RequestRecord { output_tokens: None, failure_code: Some("x".into()), ..request.clone() };
+    check(&[cut_off], &events, 100, 10.0);
+
+    // A request whose events are missing is spread like all are without events.
+    let (second, _) = merged(1);
+    check(&[request, second], &events, 100, 80.0);
+}
+
+#[test]
+fn a_failure_is_in_flight_until_it_ended() {
+    let mut timed_out = failed(0, 100, "request_timeout");
+    timed_out.t_done = Some(600 * MS);
+    let mut censored = failed(1, 0, CODE_CENSORED);
+    censored.t_done = Some(800 * MS);
+    for request in [&timed_out, &censored] {
+        assert!(!matches!(outcome(request), Outcome::Completed), "an end is no success");
+    }
+    assert_eq!(in_flight_interval(&timed_out), Some((100 * MS, 600 * MS)));
+    assert_eq!(in_flight_interval(&censored), Some((0, 800 * MS)));
+    let result = summarise(&input(&[timed_out, censored], &[], 1_000));
+    close(Some(result.concurrency.mean), 1.3);
+    assert_eq!((result.requests.failed, result.requests.censored, result.requests.completed), (1, 1, 0));
+    close(Some(result.throughput.requests_per_s), 0.0);
+}
+
 #[test]
 fn throughput_without_events_spreads_tokens_evenly() {
     let (request, _) = success(0, 0, 0, &[(100, 1), (300, 10)]);

@@ -1,7 +1,7 @@
 //! What one request's stamps say: differences in nanoseconds, the outcome, and the three parts of the time before the
 //! send. Distributions over many requests are made in `summary`.
 
-use crate::record::{EventRecord, Phase, RequestRecord};
+use crate::record::{EventRecord, Phase, RequestRecord, TokenSource};
 
 /// Failure code of a request that the end of the run cut off: neither success nor failure.
 pub const CODE_CENSORED: &str = "censored";
@@ -113,11 +113,16 @@ impl ClientQueue {
     }
 }
 
-/// The interval in which a request was in flight: from `t_send` to its last known stamp. A censored request stays in
-/// flight for ever (`i64::MAX`).
+/// True when nobody counted the tokens of this request's events: each was taken for one token per choice.
+pub fn event_counts_are_guesses(request: &RequestRecord) -> bool {
+    matches!(request.event_token_source, None | Some(TokenSource::EventCount | TokenSource::ClientTokenizer))
+}
+
+/// The interval in which a request was in flight: from `t_send` to its last known stamp. A censored request without the
+/// stamp of its end stays in flight for ever (`i64::MAX`).
 pub fn in_flight_interval(request: &RequestRecord) -> Option<(i64, i64)> {
     let start = request.t_send?;
-    if outcome(request) == Outcome::Censored {
+    if outcome(request) == Outcome::Censored && request.t_done.is_none() {
         return Some((start, i64::MAX));
     }
     let stamps = [request.t_hdr, request.t_first, request.t_last, request.t_usage, request.t_done];
@@ -154,11 +159,6 @@ impl<'a> EventIndex<'a> {
         self.of(request_idx)
             .zip(self.of(request_idx).skip(1))
             .map(|(before, after)| (after.t_ns.saturating_sub(before.t_ns), u64::try_from(after.n_tokens).unwrap_or(0)))
-    }
-
-    /// All events, sorted by request and time.
-    pub fn all(&self) -> &[EventRecord] {
-        &self.sorted
     }
 }
 

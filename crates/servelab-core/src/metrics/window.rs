@@ -1,7 +1,7 @@
 //! Everything that is a function of time over the window: the in-flight step function, token and completion rates, and
 //! the steady part of a closed loop. Latency distributions are made in `summary`.
 
-use super::timing::{EventIndex, in_flight_interval};
+use super::timing::{EventIndex, event_counts_are_guesses, in_flight_interval};
 use crate::record::RequestRecord;
 use crate::result::{Concurrency, Throughput};
 
@@ -71,7 +71,8 @@ impl InFlight {
     }
 }
 
-/// Token events and completions with start < t ≤ end, per second, whatever the phase of their request.
+/// Token events and completions with start < t ≤ end, per second, whatever the phase of their request. Where the tokens
+/// per event are guesses, a request's events are scaled so that together they carry the tokens the server reported.
 pub fn throughput(requests: &[RequestRecord], events: &EventIndex<'_>, start_ns: i64, end_ns: i64) -> Throughput {
     if end_ns <= start_ns {
         return Throughput::default();
@@ -79,13 +80,33 @@ pub fn throughput(requests: &[RequestRecord], events: &EventIndex<'_>, start_ns:
     let seconds = (end_ns - start_ns) as f64 / 1e9;
     let inside = |t_ns: i64| start_ns < t_ns && t_ns <= end_ns;
     let completed = requests.iter().filter(|r| r.is_success() && r.t_last.is_some_and(inside)).count();
-    let tokens = if events.all().is_empty() {
-        requests.iter().map(|request| interpolated_tokens(request, start_ns, end_ns)).sum()
-    } else {
-        let inside = events.all().iter().filter(|event| event.n_tokens > 0 && inside(event.t_ns));
-        inside.map(|event| i64::from(event.n_tokens)).sum::<i64>() as f64
-    };
+    let tokens: f64 = requests
+        .iter()
+        .map(|request| {
+            let (mut all, mut within) = (0_i64, 0_i64);
+            for event in events.of(request.request_idx) {
+                let n = i64::from(event.n_tokens);
+                all += n;
+                within += if inside(event.t_ns) { n } else { 0 };
+            }
+            if all == 0 {
+                return interpolated_tokens(request, start_ns, end_ns);
+            }
+            within as f64 * event_weight(request, all)
+        })
+        .sum();
     Throughput { output_tokens_per_s: tokens / seconds, requests_per_s: completed as f64 / seconds }
+}
+
+/// Tokens per token that the events claim to carry. Above one only where the claim is a guess and the server reported
+/// more: it puts several tokens into one event when it falls behind.
+fn event_weight(request: &RequestRecord, in_events: i64) -> f64 {
+    match request.output_tokens {
+        Some(reported) if event_counts_are_guesses(request) && reported > in_events && in_events > 0 => {
+            reported as f64 / in_events as f64
+        }
+        _ => 1.0,
+    }
 }
 
 /// Without event records: `n_first` tokens at `t_first`, the rest spread evenly up to `t_last`.
@@ -99,6 +120,6 @@ fn interpolated_tokens(request: &RequestRecord, start_ns: i64, end_ns: i64) -> f
     if last <= first {
         return if start_ns < first && first <= end_ns { head + rest } else { 0.0 };
     }
-    let overlap = (last.min(end_ns) - first.max(start_ns)).max(0);
-    head + rest * overlap as f64 / (last - first) as f64
+    let overlap = last.min(end_ns).saturating_sub(first.max(start_ns)).max(0);
+    head + rest * overlap as f64 / last.saturating_sub(first) as f64
 }
