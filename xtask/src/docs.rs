@@ -9,6 +9,8 @@ use std::path::Path;
 use servelab_core::codes::{CodeKind, Weight, all_codes};
 use servelab_core::metrics::metrics_markdown;
 
+use crate::links;
+
 const FOLDER: &str = "docs/src/reference";
 
 fn pages() -> [(&'static str, String); 2] {
@@ -29,18 +31,22 @@ pub(crate) fn write(root: &Path) -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// Fails when a page on disk is not what the code says.
+/// Fails when a page on disk is not what the code says, or a link leads nowhere.
 pub(crate) fn check(root: &Path) -> Result<(), Box<dyn Error>> {
     let stale: Vec<String> = pages()
         .into_iter()
         .filter(|(name, text)| fs::read_to_string(root.join(FOLDER).join(name)).ok().as_deref() != Some(text.as_str()))
         .map(|(name, _)| format!("{FOLDER}/{name}"))
         .collect();
-    if stale.is_empty() {
-        println!("generated pages are up to date");
-        return Ok(());
+    if !stale.is_empty() {
+        return Err(format!("not what the code says: {}; run `cargo xtask docs` and commit", stale.join(", ")).into());
     }
-    Err(format!("not what the code says: {}; run `cargo xtask docs` and commit", stale.join(", ")).into())
+    let broken = links::broken(root)?;
+    if !broken.is_empty() {
+        return Err(broken.join("\n").into());
+    }
+    println!("generated pages are up to date, links lead somewhere");
+    Ok(())
 }
 
 /// The catalogue that `servelab explain` prints, as a page.

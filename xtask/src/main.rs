@@ -5,6 +5,7 @@
 
 mod bench;
 mod docs;
+mod links;
 mod verify;
 
 use std::error::Error;
@@ -24,7 +25,7 @@ struct Cli {
 enum Chore {
     /// Write the pages under docs/src/reference that come from tables in the code
     Docs {
-        /// Write nothing; fail when a page differs
+        /// Write nothing; fail when a page differs or a link leads nowhere
         #[arg(long)]
         check: bool,
     },
