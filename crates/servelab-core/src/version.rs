@@ -44,6 +44,10 @@ impl Version {
         let wrong = || VersionError::Version(text.to_owned());
         let trimmed = text.trim();
         let plain = trimmed.strip_prefix('v').unwrap_or(trimmed);
+        // Local and development parts are free text, but never a comma or star: those belong to ranges.
+        if !plain.chars().all(|c| c.is_ascii_alphanumeric() || ".-_+".contains(c)) {
+            return Err(wrong());
+        }
         let public = plain.split_once('+').map_or(plain, |(public, _)| public);
         let digits_end = public.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(public.len());
         let (release, rest) = public.split_at(digits_end);
@@ -373,7 +377,7 @@ mod tests {
         for (a, b) in [("0.11", "0.11.0"), ("v0.32.0", "0.32.0+cpu"), ("0.11.0rc1", "0.11.0rc1.dev7")] {
             assert_eq!(Version::parse(a), Version::parse(b));
         }
-        for wrong in ["", "abc", "0.11.x", "1.2.3foo", "0..1", "99999999999", "-1"] {
+        for wrong in ["", "abc", "0.11.x", "1.2.3foo", "0..1", "99999999999", "-1", "0.11+a,b", "0.11.0rc1.dev*"] {
             assert!(Version::parse(wrong).is_err(), "{wrong}");
         }
     }
