@@ -15,7 +15,7 @@ const MAX_NODES: usize = 2_000_000;
 /// A [`Diagnostic`] with the place of the first problem.
 pub fn parse(source: SourceId, text: &str) -> Result<Node, Diagnostic> {
     let mut builder = Builder { source, parser: Parser::new_from_str(text), anchors: Vec::new(), nodes: 0 };
-    builder.document(text)
+    builder.document()
 }
 
 struct Builder<'a> {
@@ -56,7 +56,7 @@ impl<'a> Builder<'a> {
         }
     }
 
-    fn document(&mut self, text: &str) -> Result<Node, Diagnostic> {
+    fn document(&mut self) -> Result<Node, Diagnostic> {
         let mut root = None;
         loop {
             let (event, span) = self.next()?;
@@ -76,7 +76,6 @@ impl<'a> Builder<'a> {
         }
         Ok(root.unwrap_or_else(|| {
             let span = Span { source: self.source, line: 1, column: 0, len: 1 };
-            let _ = text;
             Node { value: NodeValue::Null, span }
         }))
     }
