@@ -16,6 +16,11 @@ impl Deadline {
         Self(Instant::now() + Duration::from_secs(seconds))
     }
 
+    /// So many milliseconds from now.
+    pub fn in_ms(millis: u64) -> Self {
+        Self(Instant::now() + Duration::from_millis(millis))
+    }
+
     /// It is over.
     pub fn has_passed(self) -> bool {
         Instant::now() >= self.0

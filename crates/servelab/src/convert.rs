@@ -137,6 +137,10 @@ fn sweep(configs: &[(String, Map<String, Value>)], study: &str) -> Result<String
     }
     out.push_str("compat:\n  legacy_hash: md5-8-sorted-json\n");
     let mut fields = base.hash_only.clone();
+    if maps.iter().all(|config| !config.contains_key("name")) {
+        // The label is our invention then and must stay out of the older hash.
+        fields.insert("name".to_owned(), Value::Null);
+    }
     for (name, value) in &base.model {
         if name != "trust_remote_code" || !trust.is_empty() == (value == &Value::Bool(false)) {
             fields.insert(name.clone(), value.clone());

@@ -37,6 +37,8 @@ pub fn legacy_hash(study: &Study, space: &Space, row: &Row, written: &BTreeSet<K
             config.insert(name.replace('.', "_"), value.clone());
         }
     }
+    config.insert("name".into(), Value::from(label));
+    // Last, so that `fields: {name: ~}` speaks for files that had no name.
     if let Some(compat) = &study.compat {
         for (name, value) in compat.fields.iter() {
             if value.is_null() {
@@ -46,6 +48,5 @@ pub fn legacy_hash(study: &Study, space: &Space, row: &Row, written: &BTreeSet<K
             }
         }
     }
-    config.insert("name".into(), Value::from(label));
     legacy_md5_8(&config)
 }

@@ -172,6 +172,7 @@ impl JsonSchema for CellSlo {
             "description": "Limits on a cell's statistics.",
             "type": "object",
             "propertyNames": {"enum": names},
+            "properties": {"success": {"type": "number", "minimum": 0, "maximum": 1}},
             "additionalProperties": {"type": "number", "minimum": 0}
         })
     }

@@ -186,6 +186,21 @@ impl<'de> de::Deserializer<'de> for NodeDeserializer<'_> {
         visitor.visit_newtype_struct(self)
     }
 
+    /// Derived code would also read a struct from a list of its fields, which nobody means in a file.
+    fn deserialize_struct<V: Visitor<'de>>(
+        self,
+        _: &'static str,
+        _: &'static [&'static str],
+        visitor: V,
+    ) -> Result<V::Value, DeError> {
+        match self.node.value {
+            NodeValue::Seq(_) => {
+                Err(DeError::plain("expected a mapping of keys, found a list".to_owned()).or_at(self.node.span))
+            }
+            _ => self.deserialize_any(visitor),
+        }
+    }
+
     fn deserialize_enum<V: Visitor<'de>>(
         self,
         _: &'static str,
@@ -205,7 +220,7 @@ impl<'de> de::Deserializer<'de> for NodeDeserializer<'_> {
 
     serde::forward_to_deserialize_any! {
         bool i8 i16 i32 i64 i128 u8 u16 u32 u64 u128 f32 f64 char str string bytes byte_buf unit unit_struct seq tuple
-        tuple_struct map struct identifier ignored_any
+        tuple_struct map identifier ignored_any
     }
 }
 

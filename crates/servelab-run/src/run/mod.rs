@@ -414,10 +414,13 @@ impl<'a> Run<'a> {
                 Claim::HeldBy { attempt, info } => {
                     let holder = info.map_or_else(|| "somebody".to_owned(), |info| info.describe());
                     let reason = format!("attempt {attempt} is held by {holder}");
+                    self.recorder.notice(format!("  left out {}: {reason}", cell.id.short()));
                     self.leave_out(cell, None, reason);
                 }
                 Claim::Finished { state, .. } => {
-                    self.leave_out(cell, Some(state.state), "finished by another run meanwhile".to_owned());
+                    let reason = "finished by another run meanwhile".to_owned();
+                    self.recorder.notice(format!("  left out {}: {reason}", cell.id.short()));
+                    self.leave_out(cell, Some(state.state), reason);
                 }
             }
         }
@@ -433,6 +436,8 @@ impl<'a> Run<'a> {
 
     fn skip_all(&mut self, start: &ServerStart<'_>, reason: &str) -> Result<(), RunError> {
         self.estimate.start_ended(None);
+        let labels = start.point.labels.join(" = ");
+        self.recorder.notice(format!("  left out {} cells of {labels}: {reason}", start.cells.len()));
         for cell in &start.cells {
             self.leave_out(cell, None, reason.to_owned());
         }

@@ -4,7 +4,12 @@
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a helper of a test fails like the test itself")]
 
 mod edges;
+mod errors;
+mod failures;
 mod plan;
+mod run;
+mod schema;
+mod stops;
 
 use std::path::{Path, PathBuf};
 

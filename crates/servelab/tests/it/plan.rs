@@ -293,9 +293,7 @@ fn planning_is_deterministic_and_leaves_no_trace() {
     let place = place();
     let study = place.write("s/study.yaml", servelab_testkit::TINY);
     let before = place.files();
-    let run = |format: &str| -> Output {
-        place.servelab(&format!("plan {format}")).args([&study]).run().expect(0)
-    };
+    let run = |format: &str| -> Output { place.servelab(&format!("plan {format}")).args([&study]).run().expect(0) };
     for format in ["--json", "--summary", "", "--manifest"] {
         let first = run(format);
         assert!(!first.stdout.is_empty() && first.stdout == run(format).stdout, "plan {format}");
