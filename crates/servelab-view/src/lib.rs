@@ -17,5 +17,7 @@ pub use bench::bench_text;
 pub use commands::HowToRun;
 pub use manifest::{ManifestOptions, manifest_md};
 pub use plan::{PlanTextOptions, plan_text, summary_text};
-pub use report::{CompareRequest, DEFAULT_OBJECTIVE, Objective, ReportInput, metric, report_md, report_txt};
+pub use report::{
+    CompareRequest, DEFAULT_OBJECTIVE, Objective, ReportInput, answer_txt, metric, report_md, report_txt,
+};
 pub use status::{JobLine, StatusInput, status_text};

@@ -51,6 +51,14 @@ pub fn report_txt(input: &ReportInput<'_>) -> String {
     document(input).to_text(Some(TEXT_WIDTH))
 }
 
+/// The answer alone, as `run` shows it at its end.
+pub fn answer_txt(input: &ReportInput<'_>, width: Option<usize>) -> String {
+    let mut out = Document::default();
+    simulated_banner(&mut out, input.rows);
+    ranking::answer(&mut out, input, &ranking::rank_workloads(input));
+    out.to_text(width)
+}
+
 /// report.md.
 pub fn report_md(input: &ReportInput<'_>) -> String {
     document(input).to_markdown()

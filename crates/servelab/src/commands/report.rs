@@ -1,14 +1,14 @@
 //! `servelab report`: tables and texts of what was measured, into a folder whose name follows from the results: the same
 //! results give the same folder and the same bytes.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::Args;
 use servelab_core::identity::sha256_hex;
 use servelab_core::state::CellState;
-use servelab_store::{ResultRow, Root, collect_rows, load_curves, results_table, write_atomic};
-use servelab_view::{CompareRequest, Objective, ReportInput, report_md, report_txt};
+use servelab_store::{ResultRow, Root, Table, collect_rows, load_curves, results_table, write_atomic};
+use servelab_view::{CompareRequest, Objective, ReportInput, answer_txt, report_md, report_txt};
 
 use super::{select, stored};
 use crate::cli::StudyArgs;
@@ -87,18 +87,7 @@ pub(crate) fn report(args: &ReportArgs, ui: Ui) -> Result<ExitCode, CommandError
     };
     let text = report_txt(&report_input);
     let table = results_table(&rows, args.enrich_configs);
-    let csv = table.to_csv();
-    let folder = match &args.out {
-        Some(folder) => folder.clone(),
-        None => root.reports_dir(&input.study.study, &revision(&csv, &text))?,
-    };
-    std::fs::create_dir_all(&folder)
-        .map_err(|error| CommandError::failed(format!("cannot make `{}`: {error}", folder.display())))?;
-    write_atomic(&folder.join("results.csv"), &csv)?;
-    table.write_parquet(&folder.join("results.parquet"))?;
-    table.write_viz_data(&folder.join("viz_data.json"), load_curves(&rows))?;
-    write_atomic(&folder.join("report.txt"), text.as_bytes())?;
-    write_atomic(&folder.join("report.md"), report_md(&report_input).as_bytes())?;
+    let folder = write(&root, &report_input, &table, &text, args.out.as_deref())?;
     if args.json {
         let json =
             serde_json::json!({"schema": 1, "study": plan.study, "folder": folder, "rows": table.to_json_rows()});
@@ -115,6 +104,51 @@ pub(crate) fn report(args: &ReportArgs, ui: Ui) -> Result<ExitCode, CommandError
         return Ok(ExitCode::from(1));
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Writes the report with its defaults; `run` does so at its end. Returns the folder and the answer.
+pub(crate) fn write_default(
+    root: &Root,
+    input: &StudyInput,
+    width: Option<usize>,
+) -> Result<Option<(PathBuf, String)>, CommandError> {
+    let Some(plan) = stored::plan_with_history(root, &input.study.study)? else { return Ok(None) };
+    let rows = collect_rows(root, &plan, &stored::row_context(input))?;
+    let objective = Objective::of_study(&input.study).map_err(|error| CommandError::usage(error.message))?;
+    let report_input = ReportInput {
+        plan: &plan,
+        study: &input.study,
+        rows: &rows,
+        objective: &objective,
+        compare: None,
+        mix_simulated: false,
+        tool_version: env!("CARGO_PKG_VERSION"),
+    };
+    let text = report_txt(&report_input);
+    let folder = write(root, &report_input, &results_table(&rows, false), &text, None)?;
+    Ok(Some((folder, answer_txt(&report_input, width))))
+}
+
+fn write(
+    root: &Root,
+    input: &ReportInput<'_>,
+    table: &Table,
+    text: &str,
+    out: Option<&Path>,
+) -> Result<PathBuf, CommandError> {
+    let csv = table.to_csv();
+    let folder = match out {
+        Some(folder) => folder.to_path_buf(),
+        None => root.reports_dir(&input.study.study, &revision(&csv, text))?,
+    };
+    std::fs::create_dir_all(&folder)
+        .map_err(|error| CommandError::failed(format!("cannot make `{}`: {error}", folder.display())))?;
+    write_atomic(&folder.join("results.csv"), &csv)?;
+    table.write_parquet(&folder.join("results.parquet"))?;
+    table.write_viz_data(&folder.join("viz_data.json"), load_curves(input.rows))?;
+    write_atomic(&folder.join("report.txt"), text.as_bytes())?;
+    write_atomic(&folder.join("report.md"), report_md(input).as_bytes())?;
+    Ok(folder)
 }
 
 fn must_not_be_believed(row: &ResultRow) -> bool {

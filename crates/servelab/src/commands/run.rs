@@ -75,7 +75,7 @@ pub(crate) fn run(args: &RunArgs, ui: Ui) -> Result<ExitCode, CommandError> {
     let summary = outcome.map_err(|error| {
         CommandError::failed(error.to_string()).hint(format!("nothing finished is lost; go on with: {resume}"))
     })?;
-    finish(&summary, args, &input, ui, &resume)
+    finish(&summary, &root, &input, ui, &resume)
 }
 
 fn retry_policy(text: Option<&str>) -> Result<RetryPolicy, CommandError> {
@@ -211,7 +211,7 @@ fn shell_word(word: &str) -> String {
 
 fn finish(
     summary: &RunSummary,
-    args: &RunArgs,
+    root: &Root,
     input: &StudyInput,
     ui: Ui,
     resume: &str,
@@ -241,10 +241,9 @@ fn finish(
         ui.always(&format!("stopped; nothing finished is lost. Go on with: {resume}"));
         return Ok(ExitCode::from(1));
     }
-    let root = &args.study.root;
-    ui.say(&format!("next: servelab report {} --root {}", args.study.study.display(), root.display()));
-    if input.study.engine.kind == EngineKind::Sim {
-        ui.say("these results are simulated and uncalibrated: they show how Servelab works, not how a GPU performs");
+    if let Some((folder, answer)) = super::report::write_default(root, input, ui.width())? {
+        ui.data(&answer);
+        ui.say(&format!("report: {}", folder.join("report.txt").display()));
     }
     Ok(if summary.failures.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(1) })
 }
