@@ -47,7 +47,7 @@ pub fn role_to_start<'a>(engine: &Engine, point: &'a PlannedPoint) -> Result<Opt
         None => return Err(NotHere("the plan names no server to start".to_owned())),
     };
     if others > 0 || role.count > 1 {
-        let servers: u32 = point.roles.iter().map(|role| role.count).sum();
+        let servers: u32 = point.roles.iter().filter(|role| role.role != "router").map(|role| role.count).sum();
         return Err(NotHere(format!(
             "it needs {servers} servers and a router between them; this version of `run` starts one server"
         )));

@@ -75,6 +75,8 @@ mod tests {
         let (_, wall) = totals(&jobs, Some(4));
         assert_eq!(wall.parallel, 4.0);
         let (node_hours, wall) = totals(&[], Some(4));
-        assert!([node_hours.sequential, wall.sequential, wall.parallel].iter().all(|x| *x == 0.0 && x.is_sign_positive()));
+        assert!(
+            [node_hours.sequential, wall.sequential, wall.parallel].iter().all(|x| *x == 0.0 && x.is_sign_positive())
+        );
     }
 }

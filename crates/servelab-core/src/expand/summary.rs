@@ -240,19 +240,23 @@ fn id_bits(canonical: &[u8]) -> u128 {
     digest.iter().take(16).fold(0u128, |bits, byte| (bits << 8) | u128::from(*byte))
 }
 
-/// `needs 24.0 GiB` → `needs N GiB`: reasons that differ only in numbers are one reason.
+/// `needs 24.0 GiB` → `needs N GiB`: reasons that differ only in numbers are one reason. Digits inside names
+/// (`GLM-4.6`) stay.
 fn mask_numbers(reason: &str) -> String {
     let mut out = String::new();
     let mut in_number = false;
+    let mut before = ' ';
     for c in reason.chars() {
-        let part = c.is_ascii_digit() || (in_number && matches!(c, '.' | ','));
-        if part && !in_number {
+        let starts = c.is_ascii_digit() && !(before.is_alphanumeric() || matches!(before, '-' | '.' | '/' | '_'));
+        let goes_on = in_number && (c.is_ascii_digit() || matches!(c, '.' | ','));
+        if starts && !in_number {
             out.push('N');
         }
-        if !part {
+        in_number = starts || goes_on;
+        if !in_number {
             out.push(c);
         }
-        in_number = part;
+        before = c;
     }
     out
 }

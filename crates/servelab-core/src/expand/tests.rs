@@ -385,3 +385,12 @@ fn shapes_and_ratios_parse_or_explain() {
     assert_eq!(parse_ratio("3:1"), Ok((3, 1)));
     assert!(parse_ratio("3").is_err() && parse_ratio("0:1").is_err());
 }
+
+#[test]
+fn summaries_group_reasons_by_their_words() {
+    let summary = Harness::example("glm46-ablation.yaml").with_input(summarise).unwrap();
+    let reasons: Vec<(&String, &u64)> = summary.infeasible_reasons.iter().collect();
+    assert_eq!(reasons.len(), 1, "{reasons:?}");
+    assert_eq!(*reasons[0].1, 2);
+    assert!(reasons[0].0.contains("GLM-4.6") && reasons[0].0.contains("parallel size N requires"), "{reasons:?}");
+}

@@ -103,7 +103,8 @@ impl Observer for Progress {
                 if let Ok(mut shown) = self.state.lock() {
                     shown.total = *to_run;
                 }
-                self.line(&format!("{to_run} cells to measure, {finished_before} finished earlier"));
+                let cells = if *to_run == 1 { "cell" } else { "cells" };
+                self.line(&format!("{to_run} {cells} to measure, {finished_before} finished earlier"));
                 let mut reasons: BTreeMap<&str, u64> = BTreeMap::new();
                 for cell in skipped {
                     *reasons.entry(&cell.reason).or_default() += 1;
