@@ -79,3 +79,17 @@ pub(crate) fn of_status(status: u16) -> Option<&'static str> {
         _ => Some(HTTP_5XX),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use servelab_core::codes::{CodeKind, explain};
+
+    use super::ALL;
+
+    #[test]
+    fn every_code_is_in_the_catalogue() {
+        for (code, _) in ALL {
+            assert_eq!(explain(code).map(|known| known.kind), Some(CodeKind::RequestFailure), "{code}");
+        }
+    }
+}

@@ -377,7 +377,7 @@ mod tests {
         first.enter(CellState::Done, NOW, None, None).unwrap();
         assert!(matches!(claim(&root, &me, &here, None), Claim::Finished { attempt: 1, .. }));
         let second = acquired(claim(&root, &me, &here, Some(1)));
-        second.enter(CellState::Failed, NOW, Some("server_crashed"), None).unwrap();
+        second.enter(CellState::Failed, NOW, Some("server_exited"), None).unwrap();
         assert!(
             matches!(claim(&root, &me, &here, Some(1)), Claim::Finished { attempt: 2, .. }),
             "newer than what was seen"

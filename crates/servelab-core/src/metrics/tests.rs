@@ -1,5 +1,7 @@
 //! Scripted stamps with known answers, and properties that hold for any stamps.
 
+use std::slice::from_ref;
+
 use proptest::prelude::*;
 
 use super::*;
@@ -153,9 +155,9 @@ fn throughput_counts_the_tokens_that_the_server_reported() {
         close(Some(result.throughput.output_tokens_per_s), tokens / (end_ms as f64 / 1e3));
     };
     let (request, events) = merged(0);
-    check(&[request.clone()], &events, 100, 40.0);
-    check(&[request.clone()], &events, 50, 20.0);
-    let latency = summarise(&input(&[request.clone()], &events, 100)).latency_ms;
+    check(from_ref(&request), &events, 100, 40.0);
+    check(from_ref(&request), &events, 50, 20.0);
+    let latency = summarise(&input(from_ref(&request), &events, 100)).latency_ms;
     assert_eq!(latency.itl.n, 9, "gaps keep the tokens of their events");
     close(latency.tpot.mean, 90.0 / 39.0);
 

@@ -18,18 +18,26 @@ pub struct Thresholds {
     pub canary_p99_ms: f64,
     /// CPU time per load thread and second of the window above which the client is saturated (0–1).
     pub client_cpu: f64,
-    /// Completions below this share of the offered rate mean saturation (0–1).
+    /// Completions below this share of the arrivals mean saturation (0–1).
     pub sustained_share: f64,
-    /// Growth from the middle to the last third of the arrivals that means a growing queue (ratio).
-    pub growth_ratio: f64,
-    /// Growth of the TTFT from the schedule below this is forgiven, milliseconds.
-    pub growth_ttft_ms: f64,
-    /// Requests per third below which no trend is read.
+    /// Standard deviations that a lag or a slope must exceed to be no accident.
+    pub backlog_noise: f64,
+    /// Growth of a time from the schedule that means a growing queue, seconds per second of arrivals, with many requests.
+    pub growth_slope: f64,
+    /// With n requests, this over n is added to `growth_slope`.
+    pub growth_slope_requests: f64,
+    /// Growth over all arrivals that is always forgiven, milliseconds.
+    pub growth_rise_ms: f64,
+    /// Requests below which no backlog is read.
     pub growth_min_requests: u64,
     /// Share of ended requests that stopped early under `ignore_eos` beyond which the cell is invalid (0–1).
     pub early_stop_share: f64,
     /// Relative difference between two token counts beyond which they disagree (0–1).
     pub token_mismatch: f64,
+    /// Share of the reported tokens without an event of their own beyond which ITL is called one per chunk (0–1).
+    pub merged_share: f64,
+    /// Share of the window that the scrapes must cover (0–1).
+    pub scrapes_cover: f64,
     /// Samples below which a p99 is little more than the maximum.
     pub p99_samples: u64,
     /// Finished requests on the server beyond ours, as a share of ours, that reveal somebody else's traffic (0–1).
@@ -48,11 +56,15 @@ impl Thresholds {
         canary_p99_ms: 5.0,
         client_cpu: 0.90,
         sustained_share: 0.95,
-        growth_ratio: 1.5,
-        growth_ttft_ms: 50.0,
-        growth_min_requests: 10,
+        backlog_noise: 3.0,
+        growth_slope: 0.05,
+        growth_slope_requests: 6.5,
+        growth_rise_ms: 50.0,
+        growth_min_requests: 20,
         early_stop_share: 0.01,
         token_mismatch: 0.01,
+        merged_share: 0.20,
+        scrapes_cover: 0.90,
         p99_samples: 100,
         foreign_share: 0.05,
         prefix_hit_excess: 0.05,
@@ -104,12 +116,12 @@ pub const VERDICTS: &[VerdictDoc] = &[
     ),
     invalid(
         "saturated",
-        "An open load offered more than the server sustained: completions below 95 % of the arrivals, or in-flight requests or TTFT growing by half from the middle to the last third of the arrivals. Latencies then measure the length of the run.",
+        "An open load offered more than the server sustained: completions below 95 % of the arrivals (and by more than chance explains), or TTFT or E2E time from the schedule growing with every arrival by more than 0.05 + 6.5/n seconds per second over n requests. Latencies then measure the length of the run.",
         "Use lower rates for latency; take throughput capacity from a closed loop.",
     ),
     invalid(
         "metrics_missing",
-        "The server's metrics were expected and not one scrape succeeded in the window.",
+        "The server's metrics were expected, and not one scrape succeeded in the window or on both sides of it.",
         "Check that /metrics is reachable from the client and not switched off (--disable-log-stats).",
     ),
     invalid(
@@ -129,8 +141,8 @@ pub const VERDICTS: &[VerdictDoc] = &[
     ),
     invalid(
         "token_count_mismatch",
-        "Two counts of the same output tokens (server usage, token events, server counter) differ by more than 1 %.",
-        "Look at `token_source`; a proxy that merges or drops chunks, or another client on the server, are the usual causes.",
+        "Two counts of the same output tokens differ by more than 1 %: the server's usage and the token ids or running usage in its events, or more token events than reported tokens, or the server's generation counter and what this client's requests account for. Fewer events than tokens are normal and no mismatch.",
+        "Look at `token_source` and `event_token_source`; a proxy that drops or repeats chunks, or another client on the server, are the usual causes.",
     ),
     invalid(
         "server_restarted",
@@ -146,6 +158,16 @@ pub const VERDICTS: &[VerdictDoc] = &[
         "prefix_cache_confounded",
         "The prefix-cache hit rate exceeds what the workload implies by more than 0.05: prompts share prefixes or were sent before.",
         "Reset the prefix cache between cells, use disjoint prompts, or state the hit rate in the workload.",
+    ),
+    warning(
+        "metrics_partial",
+        "The scrapes of the server's metrics do not cover the window well: none fell into it, or they end before it. Gauges then come from just before and after it or are absent, and counter increases belong to another stretch of time.",
+        "Measure for several scrape intervals; if scrapes failed, look at the server's load and log.",
+    ),
+    warning(
+        "merged_events",
+        "More than 20 % of the output tokens had no event of their own: the server put several tokens into one event and did not say how many. ITL is then a latency per chunk. Throughput and TPOT use the reported counts and stand.",
+        "Compare TPOT instead of ITL, or let the server send token ids or continuous usage.",
     ),
     warning(
         "not_steady",

@@ -1,7 +1,11 @@
 //! What the rules look at. The fields that follow from the request records are computed here; everything else is filled
 //! in by whoever ran the cell, and an unknown stays `None`, which no rule takes for guilt.
 
-use crate::metrics::{CODE_EARLY_STOP, EventIndex, InFlight, MetricsInput, Outcome, is_zero_token_success, outcome};
+use super::backlog::Backlog;
+use crate::metrics::{
+    CODE_EARLY_STOP, EventIndex, MetricsInput, Outcome, counter_interval, event_counts_are_guesses,
+    is_zero_token_success, outcome,
+};
 use crate::plan::Load;
 use crate::record::{Phase, RequestRecord, TokenSource};
 use crate::result::BenchResult;
@@ -80,24 +84,35 @@ pub struct FactorLimit {
     pub reached: Option<f64>,
 }
 
-/// Mean over the middle and over the last third of the arrivals.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Trend {
-    /// Over the middle third.
-    pub middle: f64,
-    /// Over the last third.
-    pub last: f64,
-    /// Requests in the smaller of the two thirds.
-    pub n: u64,
-}
-
-/// Output tokens of the window's completed requests, counted in independent ways.
+/// Output tokens of the window's completed requests, counted in two ways: by the server's own word about the request
+/// (usage, continuous usage or token ids), and summed over the token events.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct TokenCounts {
-    /// By the server's own word (usage, continuous usage or token ids); `None` if any request lacks it.
-    pub server_said: Option<u64>,
-    /// Sum over the token events; `None` without event records.
-    pub events: Option<u64>,
+    /// Reported for requests whose events carry counts by the server.
+    pub counted: u64,
+    /// Of these, the tokens by which events and report differ, in either direction.
+    pub counted_difference: u64,
+    /// Reported for requests whose events were each taken for one token per choice.
+    pub guessed: u64,
+    /// The events of these requests.
+    pub guessed_events: u64,
+    /// Events beyond the reported tokens of their request: a server may merge tokens into one event, never split one.
+    pub guessed_excess: u64,
+}
+
+/// What this client's requests account for in the server's counters, between the scrapes that enclose the window.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct ServerShare {
+    /// Share of the window that lies between the scrapes (0–1).
+    pub covered: f64,
+    /// Scrapes inside the window.
+    pub scrapes_inside: u64,
+    /// Requests that may have ended on the server in that time.
+    pub requests_at_most: u64,
+    /// Output tokens of the requests that certainly ran within it.
+    pub tokens_at_least: u64,
+    /// Output tokens of the requests that may have run in any part of it.
+    pub tokens_at_most: u64,
 }
 
 /// What follows from the request records alone.
@@ -107,16 +122,12 @@ pub struct RequestEvidence {
     pub zero_token_successes: u64,
     /// Requests that failed as `early_stop`, or completed with fewer output tokens than requested.
     pub early_stops: u64,
-    /// Requests of any phase that ended inside the window, successful or not.
-    pub finished_in_window: u64,
-    /// Mean arrival rate over the window's actual schedule; `None` below two arrivals.
-    pub offered_per_s: Option<f64>,
-    /// In-flight requests.
-    pub in_flight: Option<Trend>,
-    /// Median TTFT from the schedule, milliseconds.
-    pub ttft_sched_ms: Option<Trend>,
+    /// How well the server kept up with the arrivals.
+    pub backlog: Backlog,
     /// Output tokens, counted twice.
     pub tokens: TokenCounts,
+    /// What the server's counters must show; `None` when no two scrapes enclose anything of the window.
+    pub server: Option<ServerShare>,
 }
 
 impl RequestEvidence {
@@ -132,81 +143,70 @@ impl RequestEvidence {
             }
             Outcome::Censored => false,
         };
-        let inside = |t_ns: i64| input.window_start_ns < t_ns && t_ns <= input.window_end_ns;
-        let ended = |r: &&RequestRecord| outcome(r) != Outcome::Censored && r.t_done.or(r.t_last).is_some_and(inside);
-        let first = window.iter().map(|r| r.t_sched).min();
-        let last = window.iter().map(|r| r.t_sched).max();
-        let span_ns = first.zip(last).map(|(first, last)| (first, last.saturating_sub(first)));
         Self {
             zero_token_successes: window.iter().filter(|r| is_zero_token_success(r)).count() as u64,
             early_stops: window.iter().filter(stopped_early).count() as u64,
-            finished_in_window: input.requests.iter().filter(ended).count() as u64,
-            offered_per_s: span_ns
-                .filter(|(_, span)| *span > 0)
-                .map(|(_, span)| (window.len() as f64 - 1.0) / (span as f64 / 1e9)),
-            in_flight: span_ns.and_then(|(first, span)| in_flight_trend(input, &window, first, span)),
-            ttft_sched_ms: span_ns.and_then(|(first, span)| ttft_trend(&completed, first, span)),
+            backlog: Backlog::of(input.requests),
             tokens: token_counts(input, &completed),
+            server: server_share(input),
         }
     }
-}
-
-/// Which third of the arrivals (0, 1, 2) an instant belongs to.
-fn third(t_ns: i64, first: i64, span: i64) -> usize {
-    let position = t_ns.saturating_sub(first) as f64 / span.max(1) as f64;
-    if position < 1.0 / 3.0 {
-        0
-    } else if position < 2.0 / 3.0 {
-        1
-    } else {
-        2
-    }
-}
-
-fn in_flight_trend(input: &MetricsInput<'_>, window: &[&RequestRecord], first: i64, span: i64) -> Option<Trend> {
-    if span <= 0 {
-        return None;
-    }
-    let in_flight = InFlight::of(input.requests);
-    let at = |thirds: i64| first.saturating_add((i128::from(span) * i128::from(thirds) / 3) as i64);
-    let n = |which: usize| window.iter().filter(|r| third(r.t_sched, first, span) == which).count() as u64;
-    Some(Trend {
-        middle: in_flight.over(at(1), at(2)).mean,
-        last: in_flight.over(at(2), at(3)).mean,
-        n: n(1).min(n(2)),
-    })
-}
-
-fn ttft_trend(completed: &[&RequestRecord], first: i64, span: i64) -> Option<Trend> {
-    let mut thirds: [Vec<f64>; 3] = Default::default();
-    for request in completed {
-        let Some(t_first) = request.t_first else { continue };
-        if let Some(values) = thirds.get_mut(third(request.t_sched, first, span)) {
-            values.push(t_first.saturating_sub(request.t_sched) as f64 / 1e6);
-        }
-    }
-    let [_, mut middle, mut last] = thirds;
-    middle.sort_by(f64::total_cmp);
-    last.sort_by(f64::total_cmp);
-    Some(Trend {
-        middle: crate::metrics::quantile_linear(&middle, 0.5)?,
-        last: crate::metrics::quantile_linear(&last, 0.5)?,
-        n: middle.len().min(last.len()) as u64,
-    })
 }
 
 fn token_counts(input: &MetricsInput<'_>, completed: &[&RequestRecord]) -> TokenCounts {
-    let by_server = |request: &&RequestRecord| {
-        let source = request.token_source?;
-        let trusted = [TokenSource::ServerUsage, TokenSource::ServerTokenIds, TokenSource::ContinuousUsage];
-        trusted.contains(&source).then(|| request.output_tokens.and_then(|n| u64::try_from(n).ok()))?
-    };
     let index = EventIndex::new(input.events);
-    let of_events = |request: &&RequestRecord| {
-        index.of(request.request_idx).map(|event| u64::try_from(event.n_tokens).unwrap_or(0)).sum::<u64>()
-    };
-    TokenCounts {
-        server_said: completed.iter().map(by_server).sum(),
-        events: (!input.events.is_empty()).then(|| completed.iter().map(of_events).sum()),
+    let mut counts = TokenCounts::default();
+    for request in completed {
+        let by_server = matches!(
+            request.token_source,
+            Some(TokenSource::ServerUsage | TokenSource::ServerTokenIds | TokenSource::ContinuousUsage)
+        );
+        let reported = request.output_tokens.and_then(|n| u64::try_from(n).ok()).filter(|_| by_server);
+        let events: u64 = index.of(request.request_idx).map(|event| u64::try_from(event.n_tokens).unwrap_or(0)).sum();
+        let Some(reported) = reported.filter(|_| events > 0) else { continue };
+        if event_counts_are_guesses(request) {
+            counts.guessed += reported;
+            counts.guessed_events += events;
+            counts.guessed_excess += events.saturating_sub(reported);
+        } else {
+            counts.counted += reported;
+            counts.counted_difference += events.abs_diff(reported);
+        }
     }
+    counts
+}
+
+/// A request's last counts reach the server's page a little before or after the client reads its end.
+const COUNTER_LAG_NS: i64 = 250_000_000;
+
+fn server_share(input: &MetricsInput<'_>) -> Option<ServerShare> {
+    let (start, end) = (input.window_start_ns, input.window_end_ns);
+    let interval = counter_interval(input.prom, start, end)?;
+    let length = |(from, to): (i64, i64)| to.saturating_sub(from).max(0) as f64;
+    let common = (interval.inner.0.max(start), interval.inner.1.min(end));
+    let mut share = ServerShare {
+        covered: if end > start { length(common) / length((start, end)) } else { 0.0 },
+        scrapes_inside: interval.inside,
+        ..ServerShare::default()
+    };
+    for request in input.requests {
+        let Some(sent) = request.t_send else { continue };
+        let is_success = outcome(request) == Outcome::Completed;
+        let ended = request.t_done.or(request.t_last).filter(|_| is_success);
+        let tokens = |n: Option<i64>| n.and_then(|n| u64::try_from(n).ok()).unwrap_or(0);
+        let received = tokens(request.output_tokens);
+        if ended.is_some_and(|t_ns| sent >= interval.inner.0 && t_ns.saturating_add(COUNTER_LAG_NS) <= interval.inner.1)
+        {
+            share.tokens_at_least += received;
+        }
+        // Nobody knows when a server noticed that its client had left, nor how much it generated until then.
+        let is_over = ended.is_some_and(|t_ns| t_ns.saturating_add(COUNTER_LAG_NS) < interval.outer.0);
+        if sent <= interval.outer.1 && !is_over {
+            share.requests_at_most += 1;
+            let is_known = is_success && request.token_source == Some(TokenSource::ServerUsage);
+            let requested = if is_known { 0 } else { tokens(request.requested_output_tokens) };
+            share.tokens_at_most += received.max(requested);
+        }
+    }
+    Some(share)
 }

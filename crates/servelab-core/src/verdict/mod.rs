@@ -2,14 +2,18 @@
 //! Codes, severities and thresholds stand in [`VERDICTS`] and [`Thresholds`]. Evidence is gathered elsewhere, except what
 //! follows from the request records alone ([`RequestEvidence`]).
 
+mod backlog;
 mod catalogue;
 mod evidence;
 mod rules;
 #[cfg(test)]
+mod saturation_tests;
+#[cfg(test)]
 mod tests;
 
+pub use backlog::{Backlog, Growth, Shortfall};
 pub use catalogue::{Thresholds, VERDICTS, VerdictDoc, verdict_doc};
-pub use evidence::{CellEvidence, EffectiveDifference, FactorLimit, RequestEvidence, TokenCounts, Trend};
+pub use evidence::{CellEvidence, EffectiveDifference, FactorLimit, RequestEvidence, ServerShare, TokenCounts};
 
 use crate::result::{Severity, Verdict, VerdictReason};
 

@@ -1,7 +1,8 @@
 //! The rules, one function each. A rule returns at most one reason, whose sentence carries the evidence with its numbers.
 
+use super::backlog::{Growth, Shortfall};
 use super::catalogue::Thresholds;
-use super::evidence::{CellEvidence, Trend};
+use super::evidence::{CellEvidence, TokenCounts};
 use crate::plan::Load;
 use crate::result::{Severity, VerdictReason};
 
@@ -23,6 +24,8 @@ pub(super) const ALL: &[Rule] = &[
     early_stops,
     prefix_cache_confounded,
     debug_logging,
+    metrics_partial,
+    merged_events,
     preemptions,
     factor_not_exercised,
     not_steady,
@@ -102,39 +105,59 @@ fn saturated(evidence: &CellEvidence<'_>) -> Option<VerdictReason> {
     if !matches!(evidence.load, Load::Open { .. }) {
         return None;
     }
+    let backlog = evidence.requests.backlog;
     let mut findings = Vec::new();
-    let result = evidence.result;
-    if let Some(offered) = evidence.requests.offered_per_s {
-        // Requests that arrived within one E2E time of the window's end could not finish inside it.
-        let tail_s = result.latency_ms.e2e.p50.unwrap_or(0.0) / 1e3;
-        let share = if result.duration_s > 0.0 { (1.0 - tail_s / result.duration_s).max(0.0) } else { 0.0 };
-        let enough = result.requests.scheduled >= LIMITS.growth_min_requests;
-        if enough && result.throughput.requests_per_s < LIMITS.sustained_share * offered * share {
-            findings
-                .push(format!("completed {:.2} requests/s of {offered:.2} offered", result.throughput.requests_per_s));
+    if let Some(Shortfall { arrived, completed, expected, noise }) = backlog.shortfall {
+        let missing = arrived.saturating_sub(completed) as f64;
+        let allowed = (1.0 - LIMITS.sustained_share) * arrived as f64 + expected + LIMITS.backlog_noise * noise;
+        if arrived >= LIMITS.growth_min_requests && missing > allowed {
+            findings.push(format!("completed {completed} requests while {arrived} arrived"));
         }
     }
-    let grows = |trend: &Trend, noise: f64| {
-        trend.n >= LIMITS.growth_min_requests
-            && trend.last > LIMITS.growth_ratio * trend.middle
-            && trend.last - trend.middle > noise
-    };
-    // Poisson arrivals make the in-flight count fluctuate by its root; three of those are not a trend.
-    if let Some(t) = evidence.requests.in_flight.filter(|t| grows(t, 3.0 * t.middle.max(1.0).sqrt())) {
-        findings.push(format!("in-flight requests grew from {:.1} to {:.1}", t.middle, t.last));
-    }
-    if let Some(t) = evidence.requests.ttft_sched_ms.filter(|t| grows(t, LIMITS.growth_ttft_ms)) {
-        findings.push(format!("median TTFT from the schedule grew from {:.0} ms to {:.0} ms", t.middle, t.last));
+    for (name, growth) in [("TTFT", backlog.ttft_sched), ("E2E time", backlog.e2e_sched)] {
+        if let Some(growth) = growth.filter(grows) {
+            let Growth { slope, rise_ms, n, .. } = growth;
+            findings.push(format!(
+                "{name} from the schedule grew by {slope:.2} s per second of arrivals ({rise_ms:.0} ms over {n} requests)"
+            ));
+        }
     }
     if findings.is_empty() { None } else { invalid("saturated", findings.join("; ")) }
 }
 
+/// The slope that a stable queue shows by chance shrinks with the number of requests.
+fn grows(growth: &Growth) -> bool {
+    growth.n >= LIMITS.growth_min_requests
+        && growth.slope > LIMITS.growth_slope + LIMITS.growth_slope_requests / growth.n as f64
+        && growth.slope > LIMITS.backlog_noise * growth.slope_error
+        && growth.rise_ms > LIMITS.growth_rise_ms
+}
+
 fn metrics_missing(evidence: &CellEvidence<'_>) -> Option<VerdictReason> {
-    let scrapes = evidence.result.server.as_ref().map_or(0, |server| server.scrapes);
-    if evidence.metrics_expected && scrapes == 0 {
-        return invalid("metrics_missing", "no scrape of the server's metrics succeeded in the window".to_owned());
+    let inside = evidence.result.server.as_ref().map_or(0, |server| server.scrapes);
+    if evidence.metrics_expected && inside == 0 && evidence.requests.server.is_none() {
+        let detail = "no scrape of the server's metrics succeeded in the window or on both sides of it";
+        return invalid("metrics_missing", detail.to_owned());
     }
     None
+}
+
+fn metrics_partial(evidence: &CellEvidence<'_>) -> Option<VerdictReason> {
+    let inside = evidence.result.server.as_ref()?.scrapes;
+    let length_s = evidence.result.duration_s;
+    let detail = match evidence.requests.server {
+        None if inside == 0 => return None,
+        None => "the server's metrics were scraped once only: there are no counter increases".to_owned(),
+        Some(share) if share.covered < LIMITS.scrapes_cover => {
+            format!("the scrapes cover {:.0} % of the window of {length_s:.2} s", 100.0 * share.covered)
+        }
+        Some(share) if share.scrapes_inside == 0 => format!(
+            "no scrape fell into the window of {length_s:.2} s: gauges are those just before and after it, counters include \
+             what happened there"
+        ),
+        Some(_) => return None,
+    };
+    warning("metrics_partial", detail)
 }
 
 fn effective_differs(evidence: &CellEvidence<'_>) -> Option<VerdictReason> {
@@ -166,24 +189,48 @@ fn early_stops(evidence: &CellEvidence<'_>) -> Option<VerdictReason> {
 }
 
 fn token_count_mismatch(evidence: &CellEvidence<'_>) -> Option<VerdictReason> {
-    let differ = |a: f64, b: f64| (a - b).abs() > LIMITS.token_mismatch * a.max(b) + 1.0;
-    let tokens = evidence.requests.tokens;
-    if let (Some(server), Some(events)) = (tokens.server_said, tokens.events)
-        && differ(server as f64, events as f64)
-    {
-        let detail = format!("the server reported {server} output tokens, its events carried {events}");
-        return invalid("token_count_mismatch", detail);
+    let too_many = |difference: u64, of: u64| difference as f64 > LIMITS.token_mismatch * of as f64 + 1.0;
+    let TokenCounts { counted, counted_difference, guessed, guessed_excess, .. } = evidence.requests.tokens;
+    if too_many(counted_difference, counted) {
+        return invalid(
+            "token_count_mismatch",
+            format!(
+                "the server reported {counted} output tokens; what it counted in the events differs by {counted_difference}"
+            ),
+        );
     }
-    // The counter's window is shifted by up to one scrape, so that much generation is forgiven on either side.
-    let server = evidence.result.server.as_ref()?;
-    let counted = server.generation_tokens.filter(|_| evidence.servers_per_request == 1)?;
-    let received = evidence.result.throughput.output_tokens_per_s * evidence.result.duration_s;
-    let slack = 2.0 * received / server.scrapes.max(1) as f64;
-    if (counted - received).abs() > LIMITS.token_mismatch * counted.max(received) + slack + 1.0 {
-        let detail = format!("the server's counter grew by {counted:.0} tokens, the client received {received:.0}");
+    if too_many(guessed_excess, guessed) {
+        return invalid(
+            "token_count_mismatch",
+            format!(
+                "the server reported {guessed} output tokens and sent {guessed_excess} token events more than that"
+            ),
+        );
+    }
+    let grown = evidence.result.server.as_ref()?.generation_tokens.filter(|_| evidence.servers_per_request == 1)?;
+    let share = evidence.requests.server?;
+    let (least, most) = (share.tokens_at_least as f64, share.tokens_at_most as f64);
+    let slack = LIMITS.token_mismatch * grown.max(most) + 1.0;
+    if grown + slack < least || grown - slack > most {
+        let detail = format!(
+            "the server's counter grew by {grown:.0} tokens, where this client's requests account for {least:.0} to {most:.0}"
+        );
         return invalid("token_count_mismatch", detail);
     }
     None
+}
+
+fn merged_events(evidence: &CellEvidence<'_>) -> Option<VerdictReason> {
+    let TokenCounts { guessed, guessed_events, guessed_excess, .. } = evidence.requests.tokens;
+    let share = 1.0 - guessed_events.saturating_sub(guessed_excess) as f64 / guessed.max(1) as f64;
+    if guessed == 0 || share <= LIMITS.merged_share {
+        return None;
+    }
+    let per_event = guessed as f64 / guessed_events.max(1) as f64;
+    warning(
+        "merged_events",
+        format!("{guessed} output tokens came in {guessed_events} events ({per_event:.2} per event): ITL is per chunk"),
+    )
 }
 
 fn preemptions(evidence: &CellEvidence<'_>) -> Option<VerdictReason> {
@@ -192,6 +239,10 @@ fn preemptions(evidence: &CellEvidence<'_>) -> Option<VerdictReason> {
 }
 
 fn factor_not_exercised(evidence: &CellEvidence<'_>) -> Option<VerdictReason> {
+    // Gauges from outside the window do not show what was reached inside it.
+    if evidence.result.server.as_ref().is_some_and(|server| server.scrapes == 0) {
+        return None;
+    }
     let short = evidence.limits.iter().filter_map(|limit| {
         let reached = limit.reached.filter(|reached| *reached < limit.limit)?;
         Some(format!("{} = {} was never reached (at most {reached})", limit.key, limit.limit))
@@ -237,16 +288,13 @@ fn server_restarted(evidence: &CellEvidence<'_>) -> Option<VerdictReason> {
 }
 
 fn foreign_traffic(evidence: &CellEvidence<'_>) -> Option<VerdictReason> {
-    let server = evidence.result.server.as_ref()?;
-    let finished = server.requests_finished? / f64::from(evidence.servers_per_request.max(1));
-    let ours = evidence.requests.finished_in_window as f64;
-    // One scrape period's worth of requests and everything in flight may fall on the other side of the window's edge.
-    let edge = ours / server.scrapes.max(1) as f64 + evidence.result.concurrency.max as f64 + 1.0;
-    if finished - ours > LIMITS.foreign_share * ours + edge {
-        return invalid(
-            "foreign_traffic",
-            format!("the server finished {finished:.0} requests, this client {ours:.0}"),
-        );
+    let finished = evidence.result.server.as_ref()?.requests_finished?;
+    let finished = finished / f64::from(evidence.servers_per_request.max(1));
+    let ours = evidence.requests.server?.requests_at_most as f64;
+    if finished > (1.0 + LIMITS.foreign_share) * ours + 1.0 {
+        let detail =
+            format!("the server finished {finished:.0} requests, of which at most {ours:.0} are this client's");
+        return invalid("foreign_traffic", detail);
     }
     None
 }

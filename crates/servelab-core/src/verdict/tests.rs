@@ -3,7 +3,7 @@
 use super::*;
 use crate::metrics::{ClientUsage, MetricsInput, summarise};
 use crate::plan::Load;
-use crate::record::{ClockEpoch, EventRecord, Phase, RequestRecord, TokenSource};
+use crate::record::{ClockEpoch, EventRecord, Phase, PromSample, RequestRecord, TokenSource};
 use crate::result::{BenchResult, Quantiles, ServerSummary};
 
 const MS: i64 = 1_000_000;
@@ -32,8 +32,8 @@ fn open() -> Load {
     Load::Open { rate_per_s: 40.0, arrival: "constant".into(), max_concurrency: None }
 }
 
-fn summed(requests: &[RequestRecord], events: &[EventRecord]) -> (BenchResult, RequestEvidence) {
-    let input = MetricsInput {
+fn input<'a>(requests: &'a [RequestRecord], events: &'a [EventRecord]) -> MetricsInput<'a> {
+    MetricsInput {
         clock: ClockEpoch { epoch_monotonic_ns: 0, epoch_unix_ns: 0 },
         requests,
         events,
@@ -43,7 +43,11 @@ fn summed(requests: &[RequestRecord], events: &[EventRecord]) -> (BenchResult, R
         slo: None,
         closed_loop_slots: None,
         client: ClientUsage { cpu_s: 1.0, threads: 1, ..ClientUsage::default() },
-    };
+    }
+}
+
+fn summed(requests: &[RequestRecord], events: &[EventRecord]) -> (BenchResult, RequestEvidence) {
+    let input = input(requests, events);
     (summarise(&input), RequestEvidence::collect(&input))
 }
 
@@ -62,6 +66,13 @@ fn judged(spoil: impl FnOnce(&mut BenchResult, &mut CellEvidence<'_>)) -> Verdic
     let (unspoilt, load) = (result.clone(), open());
     let mut evidence = CellEvidence::new(&unspoilt, &load, found);
     evidence.metrics_expected = true;
+    evidence.requests.server = Some(ServerShare {
+        covered: 1.0,
+        scrapes_inside: 10,
+        requests_at_most: 400,
+        tokens_at_least: 780,
+        tokens_at_most: 800,
+    });
     evidence.expected_prefix_hit_rate = Some(0.0);
     spoil(&mut result, &mut evidence);
     let evidence = CellEvidence { result: &result, ..evidence };
@@ -144,21 +155,115 @@ fn saturated_when_the_queue_grows() {
     let (result, found) = summed(&requests, &events);
     let verdict = judge(&CellEvidence::new(&result, &open, found));
     assert_eq!(has(&verdict, "saturated"), None, "{verdict:?}");
-    triggers("saturated", Severity::Invalid, |r, _| r.throughput.requests_per_s = 30.0);
-    triggers("saturated", Severity::Invalid, |_, e| {
-        e.requests.in_flight = Some(Trend { middle: 10.0, last: 25.0, n: 99 })
-    });
-    silent(|_, e| e.requests.in_flight = Some(Trend { middle: 10.0, last: 25.0, n: 5 }));
-    silent(|_, e| e.requests.in_flight = Some(Trend { middle: 1.0, last: 3.0, n: 99 }));
+    let lagging = |arrived, completed| Backlog {
+        shortfall: Some(Shortfall { arrived, completed, expected: 1.0, noise: 2.0 }),
+        ..Backlog::default()
+    };
+    triggers("saturated", Severity::Invalid, |_, e| e.requests.backlog = lagging(400, 372));
+    silent(|_, e| e.requests.backlog = lagging(400, 374));
+    silent(|_, e| e.requests.backlog = lagging(19, 0));
+    let growing = |slope, slope_error, n| {
+        let growth = Growth { slope, slope_error, rise_ms: 1_000.0, n };
+        [
+            Backlog { ttft_sched: Some(growth), ..Backlog::default() },
+            Backlog { e2e_sched: Some(growth), ..Backlog::default() },
+        ]
+    };
+    for backlog in growing(0.12, 0.03, 100) {
+        triggers("saturated", Severity::Invalid, |_, e| e.requests.backlog = backlog);
+    }
+    for backlog in [growing(0.12, 0.05, 100), growing(0.10, 0.01, 100), growing(5.0, 0.1, 19)].into_iter().flatten() {
+        silent(|_, e| e.requests.backlog = backlog);
+    }
 }
 
 #[test]
 fn metrics_missing() {
-    triggers("metrics_missing", Severity::Invalid, |r, _| r.server = None);
+    triggers("metrics_missing", Severity::Invalid, |r, e| (r.server, e.requests.server) = (None, None));
+    triggers("metrics_missing", Severity::Invalid, |r, e| {
+        (r.server, e.requests.server) = (Some(ServerSummary::default()), None);
+    });
     silent(|r, e| {
-        r.server = None;
+        (r.server, e.requests.server) = (None, None);
         e.metrics_expected = false;
     });
+}
+
+#[test]
+fn metrics_partial() {
+    let share = |e: &mut CellEvidence<'_>, covered, scrapes_inside| {
+        e.requests.server = e.requests.server.map(|share| ServerShare { covered, scrapes_inside, ..share });
+    };
+    // A window shorter than the scrape interval, with scrapes just before and after it.
+    triggers("metrics_partial", Severity::Warning, |r, e| {
+        server(r).scrapes = 0;
+        share(e, 1.0, 0);
+        e.limits.push(FactorLimit { key: "max_num_seqs".into(), limit: 256.0, reached: Some(0.0) });
+    });
+    triggers("metrics_partial", Severity::Warning, |_, e| share(e, 0.5, 3));
+    triggers("metrics_partial", Severity::Warning, |r, e| {
+        server(r).scrapes = 1;
+        e.requests.server = None;
+    });
+    silent(|_, e| share(e, 0.95, 1));
+}
+
+/// Scrapes at these instants, with counters as they are at a server that serves `records(|_| 100)` only.
+fn scrapes(at_ms: &[i64]) -> Vec<PromSample> {
+    let sample = |t_ms: i64, metric: &str, value: f64| PromSample {
+        t_ns: t_ms * MS,
+        node: "n0".into(),
+        engine: "0".into(),
+        metric: metric.into(),
+        labels: String::new(),
+        value,
+    };
+    let finished = |t_ms: i64| (0..400).filter(|k| k * 25 + 100 <= t_ms).count() as f64;
+    let first_tokens = |t_ms: i64| (0..400).filter(|k| k * 25 + 50 <= t_ms).count() as f64;
+    let page = |t_ms: &i64| {
+        [
+            sample(*t_ms, "vllm:request_success_total", finished(*t_ms)),
+            sample(*t_ms, "vllm:generation_tokens_total", first_tokens(*t_ms) + finished(*t_ms)),
+        ]
+    };
+    at_ms.iter().flat_map(page).collect()
+}
+
+#[test]
+fn counters_are_compared_over_the_time_between_the_scrapes() {
+    let (requests, events) = records(|_| 100);
+    let open = open();
+    let judge_window = |start_ms: i64, end_ms: i64, prom: &[PromSample]| {
+        let mut input = input(&requests, &events);
+        (input.window_start_ns, input.window_end_ns, input.prom) = (start_ms * MS, end_ms * MS, prom);
+        input.client.cpu_s = 0.1;
+        let result = summarise(&input);
+        let found = RequestEvidence::collect(&input);
+        let mut evidence = CellEvidence::new(&result, &open, found);
+        evidence.metrics_expected = true;
+        let codes: Vec<String> = judge(&evidence).reasons.into_iter().map(|reason| reason.code).collect();
+        (codes, evidence.requests.server)
+    };
+    let none: [&str; 0] = [];
+    assert_eq!(judge_window(0, 10_000, &scrapes(&[-10, 3_000, 6_000, 11_000])).0, none);
+    let (codes, share) = judge_window(4_100, 4_600, &scrapes(&[3_000, 6_000]));
+    assert_eq!(codes, ["metrics_partial"], "a short window between two scrapes is no reason for disbelief");
+    let share = share.unwrap();
+    // 120 requests arrive between the scrapes; those near an edge may fall on either side of it.
+    assert!(share.tokens_at_least < 240 && 240 < share.tokens_at_most, "{share:?}");
+    assert!(share.tokens_at_least > 200 && share.tokens_at_most < 280, "{share:?}");
+    assert_eq!(judge_window(4_100, 4_600, &scrapes(&[3_000])).0, ["metrics_missing"]);
+    assert_eq!(judge_window(4_100, 4_600, &scrapes(&[4_700])).0, ["metrics_missing"]);
+    let mut busier = scrapes(&[3_000, 6_000]);
+    for sample in busier.iter_mut().filter(|sample| sample.t_ns == 6_000 * MS) {
+        sample.value += 100.0;
+    }
+    let (codes, _) = judge_window(4_100, 4_600, &busier);
+    assert_eq!(codes, ["foreign_traffic", "token_count_mismatch", "metrics_partial"]);
+    let mut lost = scrapes(&[-10, 11_000]);
+    lost.retain(|sample| sample.metric.contains("generation"));
+    lost[1].value = 700.0;
+    assert_eq!(judge_window(0, 10_000, &lost).0, ["token_count_mismatch", "metrics_partial"]);
 }
 
 #[test]
@@ -190,22 +295,54 @@ fn early_stops() {
 
 #[test]
 fn token_count_mismatch() {
-    let counts = |server, events| TokenCounts { server_said: Some(server), events: Some(events) };
-    triggers("token_count_mismatch", Severity::Invalid, |_, e| e.requests.tokens = counts(1_000, 980));
-    silent(|_, e| e.requests.tokens = counts(1_000, 995));
-    silent(|_, e| e.requests.tokens = TokenCounts { server_said: None, events: Some(3) });
-    let generated = |r: &mut BenchResult, n: f64| {
-        if let Some(server) = &mut r.server {
-            (server.generation_tokens, server.scrapes) = (Some(n), 100);
-        }
+    let tokens = |counted, counted_difference, guessed, guessed_events, guessed_excess| TokenCounts {
+        counted,
+        counted_difference,
+        guessed,
+        guessed_events,
+        guessed_excess,
     };
-    triggers("token_count_mismatch", Severity::Invalid, |r, _| generated(r, 1_600.0));
+    triggers("token_count_mismatch", Severity::Invalid, |_, e| e.requests.tokens = tokens(1_000, 20, 0, 0, 0));
+    silent(|_, e| e.requests.tokens = tokens(1_000, 10, 0, 0, 0));
+    triggers("token_count_mismatch", Severity::Invalid, |_, e| e.requests.tokens = tokens(0, 0, 1_000, 1_020, 20));
+    silent(|_, e| e.requests.tokens = tokens(0, 0, 1_000, 1_005, 5));
+    silent(|_, e| e.requests.tokens = TokenCounts::default());
+    for generated in [1_600.0, 400.0] {
+        triggers("token_count_mismatch", Severity::Invalid, |r, _| server(r).generation_tokens = Some(generated));
+    }
     silent(|r, e| {
-        generated(r, 1_600.0);
+        server(r).generation_tokens = Some(1_600.0);
         e.servers_per_request = 2;
     });
-    let (requests, events) = records(|_| 100);
-    assert_eq!(summed(&requests, &events).1.tokens, counts(800, 800));
+    silent(|r, _| server(r).generation_tokens = None);
+}
+
+#[test]
+fn merged_events_are_normal() {
+    let tokens = |guessed, guessed_events| TokenCounts { guessed, guessed_events, ..TokenCounts::default() };
+    // As seen: the server put two or more tokens into some of its events.
+    silent(|_, e| e.requests.tokens = tokens(2_245, 2_148));
+    silent(|_, e| e.requests.tokens = tokens(1_000, 800));
+    triggers("merged_events", Severity::Warning, |_, e| e.requests.tokens = tokens(1_000, 790));
+}
+
+#[test]
+fn token_counts_are_told_apart_by_provenance() {
+    let (mut requests, events) = records(|_| 100);
+    let of = |requests: &[RequestRecord]| summed(requests, &events).1.tokens;
+    assert_eq!(of(&requests), TokenCounts { guessed: 800, guessed_events: 800, ..TokenCounts::default() });
+    // Two events each: one request more was reported for, two fewer; they must not make up for each other.
+    (requests[0].output_tokens, requests[1].output_tokens) = (Some(3), Some(1));
+    let guessed = TokenCounts { guessed: 800, guessed_events: 800, guessed_excess: 1, ..TokenCounts::default() };
+    assert_eq!(of(&requests), guessed);
+    for request in &mut requests {
+        request.event_token_source = Some(TokenSource::ServerTokenIds);
+    }
+    assert_eq!(of(&requests), TokenCounts { counted: 800, counted_difference: 2, ..TokenCounts::default() });
+    for request in &mut requests {
+        request.token_source = Some(TokenSource::EventCount);
+    }
+    assert_eq!(of(&requests), TokenCounts::default(), "nothing independent to compare with");
 }
 
 fn server(result: &mut BenchResult) -> &mut ServerSummary {
