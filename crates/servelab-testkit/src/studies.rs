@@ -2,8 +2,8 @@
 
 use std::path::PathBuf;
 
-/// Two points × one load on the simulator, two cells of about a second each: enough for a scrape of the server's metrics
-/// to fall inside every window.
+/// Two points × one load on the simulator, two cells of about a second each: enough for several scrapes of the server's
+/// metrics inside every window.
 pub const TINY: &str = "\
 schema: 1
 study: tiny
@@ -17,8 +17,9 @@ designs:
   batch: {grid: {max_num_seqs: [4, 64]}, label: \"seqs_{max_num_seqs}\"}
 ";
 
-/// A study with many short cells: `points` points × `levels` load levels × `repeats`. Its windows are too short for the
-/// server's metrics, so its cells end as `invalid (metrics_missing)`, which is as finished as `done`.
+/// A study with many cells of a few hundredths of a second: `points` points × `levels` load levels × `repeats`. So short a
+/// window may end as `invalid`, which is as finished as `done`: only what happens to cells matters here, not what they
+/// measure.
 pub fn brisk(points: u32, levels: u32, repeats: u32) -> String {
     let list = |n: u32| (1..=n).map(|i| i.to_string()).collect::<Vec<_>>().join(", ");
     let seqs = (1..=points).map(|i| (i * 4).to_string()).collect::<Vec<_>>().join(", ");

@@ -39,6 +39,9 @@ pub(crate) struct LogsArgs {
 
 pub(crate) fn logs(args: &LogsArgs, ui: Ui) -> Result<ExitCode, CommandError> {
     let input = StudyInput::load(&args.study.study, &args.study.overrides())?;
+    if !args.study.root.exists() {
+        return Err(nothing_yet(args));
+    }
     let root = Root::open(&args.study.root)?;
     let plan = stored::plan_with_history(&root, &input.study.study)?.ok_or_else(|| nothing_yet(args))?;
     let log = newest_log(&root, &plan, args)?.ok_or_else(|| nothing_yet(args))?;

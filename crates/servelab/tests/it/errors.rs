@@ -135,7 +135,7 @@ fn the_look_of_errors() {
         .iter()
         .map(|wanted| {
             let (_, from, to, ..) = BROKEN.iter().find(|(name, ..)| name == wanted).unwrap();
-            format!("## {wanted}\n{}", broken(from, to, "plan").0.stderr)
+            format!("## {wanted}\n{}", broken(from, to, "plan").0.transcript())
         })
         .collect();
     insta::assert_snapshot!("the_look_of_errors", shown.join("\n"));

@@ -3,12 +3,17 @@
 
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a helper of a test fails like the test itself")]
 
+mod data;
 mod edges;
 mod errors;
 mod failures;
+mod info;
+mod init;
 mod plan;
+mod report;
 mod run;
 mod schema;
+mod scripts;
 mod stops;
 
 use std::path::{Path, PathBuf};

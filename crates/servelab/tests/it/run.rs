@@ -30,9 +30,10 @@ fn a_study_runs_to_its_end_and_a_second_run_has_nothing_to_do() {
     let place = place();
     place.write("study.yaml", TINY);
     let out = place.servelab("run study.yaml --root out").run().expect(0);
-    assert_eq!(out.stdout, "", "progress is talk, not data");
+    assert!(out.stdout.contains("ALL RESULTS ARE SIMULATED") && out.stdout.contains("Answer"), "{}", out.stdout);
+    assert!(!out.stdout.contains("cells to measure"), "progress is talk, not data");
     assert_eq!(counts(&place, "out"), BTreeMap::from([("done".to_owned(), 2)]), "{}", out.stderr);
-    out.says("2 cells to measure").says("simulated").says("servelab report study.yaml --root out");
+    out.says("2 cells to measure").says("2 done").says("report: out/reports/tiny/");
     assert_eq!(
         place.list("out/studies/tiny"),
         ["MANIFEST.md", "events.jsonl", "labels.json", "plan.json", "study.yaml"]
@@ -65,6 +66,7 @@ fn a_study_runs_to_its_end_and_a_second_run_has_nothing_to_do() {
         assert!(at(&event, "t_unix_ns").is_u64() && !text(&event, "kind").is_empty(), "{line}");
     }
     place.wait_until_quiet();
+    assert_eq!(place.list("out/reports/tiny").len(), 1, "the report is there without being asked for");
 
     let before = place.files();
     let again = place.servelab("run study.yaml --root out").run().expect(0);
@@ -121,11 +123,11 @@ fn contract_of_a_result(result: &Value) {
 fn max_cells_goes_on_where_it_stopped() {
     let place = place();
     place.write("study.yaml", &brisk(2, 2, 1));
-    place.servelab("run study.yaml --root out --max-cells 1").run().expect(0).says("1 cells to measure");
+    place.servelab("run study.yaml --root out --max-cells 1").run().expect(0).says("1 cell to measure");
     finished(&place, "out", 1);
     place.servelab("run study.yaml --root out --max-cells 2").run().expect(0).says("1 finished earlier");
     finished(&place, "out", 3);
-    place.servelab("run study.yaml --root out").run().expect(0).says("1 cells to measure").says("3 finished earlier");
+    place.servelab("run study.yaml --root out").run().expect(0).says("1 cell to measure").says("3 finished earlier");
     finished(&place, "out", 4);
 }
 

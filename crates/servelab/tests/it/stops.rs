@@ -108,7 +108,7 @@ fn kill_9_at_twenty_moments() {
                 if run.has_ended() { Some(true) } else { is_due.then_some(false) }
             });
             if is_over {
-                run.wait().expect(0).says("cells to measure");
+                run.wait().expect(0).says("to measure, ");
                 break;
             }
             run.kill_9();
