@@ -31,6 +31,9 @@ use crate::serverlog::ServerLogFacts;
 /// Starts that found their port taken before another code is reported.
 const PORT_TRIES: u32 = 3;
 const ASK_TIMEOUT: Duration = Duration::from_secs(5);
+/// vLLM looks at the whole Python environment before it answers: 4 s seen on two busy cores, more on a shared file system.
+/// An answer given up on would still be worked at during the first cell.
+const INFO_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// What every server start of a run shares.
 pub(crate) struct Launcher<'a> {
@@ -203,12 +206,12 @@ impl Launcher<'_> {
         log: Option<PathBuf>,
     ) -> Result<PointServer, RunError> {
         let api_key = self.options.api_key.clone();
-        let ask = |path: &str| -> Option<Value> {
-            let reply = get_text(&format!("{base_url}{path}"), ASK_TIMEOUT, api_key.as_ref()).ok()?;
+        let ask = |path: &str, timeout: Duration| -> Option<Value> {
+            let reply = get_text(&format!("{base_url}{path}"), timeout, api_key.as_ref()).ok()?;
             if reply.is_success() { serde_json::from_str(&reply.body).ok() } else { None }
         };
-        let version = ask("/version").and_then(|value| Some(value.get("version")?.as_str()?.to_owned()));
-        let server_info = ask("/server_info?config_format=json");
+        let version = ask("/version", ASK_TIMEOUT).and_then(|value| Some(value.get("version")?.as_str()?.to_owned()));
+        let server_info = ask("/server_info?config_format=json", INFO_TIMEOUT);
         let text = log.as_deref().and_then(|path| fs::read(path).ok()).unwrap_or_default();
         let facts = ServerLogFacts::parse(&String::from_utf8_lossy(&text));
         let effective = compare(&point.config, &facts, server_info.as_ref(), version.as_deref());

@@ -10,6 +10,7 @@ mod failures;
 mod info;
 mod init;
 mod plan;
+mod real_vllm;
 mod report;
 mod run;
 mod schema;
