@@ -1,7 +1,7 @@
 //! `servelab dataset`: sets with true lengths, the same bytes for the same seed, and the lints that the older sets of
 //! document 001 needed.
 
-use servelab_testkit::{Place, at, number, parse, samples, strings, text};
+use servelab_testkit::{Place, at, number, parse, text};
 
 use super::place;
 
@@ -130,19 +130,4 @@ fn mistakes_are_named() {
     place.write("broken.jsonl", "{\"prompt\": \"a\"}\n{\"prompt\": \n");
     let out = place.servelab("dataset stats broken.jsonl").run().expect(2);
     out.says("broken.jsonl").says("line 2");
-}
-
-/// Sets that the older framework wrote, where samples of them lie beside the repository.
-#[test]
-fn older_sets_are_read() {
-    let Some(folder) = samples("samples/datasets") else { return };
-    for entry in std::fs::read_dir(folder).unwrap() {
-        let path = entry.unwrap().path();
-        if path.extension().is_some_and(|extension| extension == "jsonl") {
-            let place = place();
-            let stats = stats(&place, &path.to_string_lossy());
-            assert!(number(&stats, "count") > 0.0, "{}", path.display());
-            strings(&stats, "lints");
-        }
-    }
 }

@@ -9,7 +9,7 @@ const GRID: &str = "grid: {max_num_seqs: [4, 64]}";
 
 /// What is broken, what of the good study is replaced by what, and what the error must say: its message, and its place
 /// as `line:column`.
-const BROKEN: [(&str, &str, &str, &str, &str); 54] = [
+const BROKEN: [(&str, &str, &str, &str, &str); 55] = [
     ("unknown_key", "study: tiny", "study: tiny\nworkload: 3", "did you mean `workloads`?", "3:1"),
     ("mistyped_key", "stop: {", "stopp: {", "did you mean `stop`?", "8:59"),
     ("mistyped_nested_key", "kind: sim", "kinnd: sim", "did you mean `kind`?", "3:10"),
@@ -33,7 +33,14 @@ const BROKEN: [(&str, &str, &str, &str, &str); 54] = [
     ("missing_base", "study: tiny", "study: tiny\nextends: none.yaml", "there is no such file", "3:10"),
     ("own_base", "study: tiny", "study: tiny\nextends: study.yaml", "goes in a circle", "3:10"),
     ("missing_site", "study: tiny", "study: tiny\nsite: nowhere", "`servelab init` writes an example", "3:7"),
-    ("unused_workload", "batch: {", "batch: {with: [], ", "no workload", "10:"),
+    ("no_workload", "batch: {", "batch: {with: [], ", "no workload", "10:"),
+    (
+        "unused_workload",
+        "load: {closed: {concurrency: [2]}, warmup: {requests: 2}, stop: {duration_s: 0.8}}\ndesigns:\n  batch: {",
+        "  other: {dataset: {suite: quick_test}}\nload: {closed: {concurrency: [2]}, stop: {requests: 2}}\ndesigns:\n  batch: {with: [chat], ",
+        "`other`",
+        "8:3",
+    ),
     ("unknown_workload", "batch: {", "batch: {with: [chatt], ", "did you mean `chat`?", "10:"),
     ("constraint_that_ends", "designs:", "constraints: [\"max_num_seqs >=\"]\ndesigns:", "the expression ends", "9:31"),
     ("constraint_on_nothing", "designs:", "constraints: [\"max_num_seq > 3\"]\ndesigns:", "did you mean", "9:15"),
