@@ -77,13 +77,15 @@ impl Lab {
         let site = example("sites/vllm-cpu.yaml");
         let (env, _) = site.split_once("paths:").unwrap();
         place.write("vllm-cpu.yaml", &example("vllm-cpu.yaml"));
+        std::fs::create_dir(place.path().join("tmp")).unwrap();
         place.write("sites/vllm-cpu.yaml", &format!("{env}paths: {{models: {:?}}}\n", real.models));
         Self { real, place }
     }
 
     fn run(&self) -> Spawned {
         let command = self.place.servelab("run vllm-cpu.yaml --root out --engine-bin");
-        command.args([&self.real.vllm]).spawn()
+        // vLLM leaves sockets and caches behind, the more so when it is killed.
+        command.args([&self.real.vllm]).env("TMPDIR", &self.place.path().join("tmp").to_string_lossy()).spawn()
     }
 
     fn root(&self) -> Root {
