@@ -142,7 +142,7 @@ fn sweep(configs: &[(String, Map<String, Value>)], study: &str) -> Result<String
         fields.insert("name".to_owned(), Value::Null);
     }
     for (name, value) in &base.model {
-        if name != "trust_remote_code" || !trust.is_empty() == (value == &Value::Bool(false)) {
+        if name != "trust_remote_code" || *value == Value::Bool(false) {
             fields.insert(name.clone(), value.clone());
         }
     }
@@ -163,6 +163,9 @@ fn section(out: &mut String, name: &str, values: &Map<String, Value>) {
     }
 }
 
+/// Names with their settings.
+type Experiments = Vec<(String, Map<String, Value>)>;
+
 fn profiling(configs: &[(String, Map<String, Value>)], study: &str) -> Result<String, CommandError> {
     let text_at = |config: &Map<String, Value>, path: &[&str]| -> Option<Value> {
         let mut value = config.get(*path.first()?)?;
@@ -172,7 +175,7 @@ fn profiling(configs: &[(String, Map<String, Value>)], study: &str) -> Result<St
         (!value.is_null()).then(|| value.clone())
     };
     let mut models: Vec<String> = Vec::new();
-    let mut groups: Vec<(Value, Vec<(String, Map<String, Value>)>)> = Vec::new();
+    let mut groups: Vec<(Value, Experiments)> = Vec::new();
     let mut iterations = (None, None);
     let mut dtype = None;
     for (stem, config) in configs {

@@ -63,14 +63,15 @@ impl CommandError {
     }
 }
 
+// Messages of the crates are fragments that follow "cannot".
 impl From<servelab_store::StoreError> for CommandError {
     fn from(error: servelab_store::StoreError) -> Self {
-        Self::failed(error.to_string())
+        Self::failed(format!("cannot {error}"))
     }
 }
 
 impl From<servelab_data::DataError> for CommandError {
     fn from(error: servelab_data::DataError) -> Self {
-        Self::usage(error.to_string())
+        Self::usage(format!("cannot {error}"))
     }
 }

@@ -22,6 +22,9 @@ const MOST_PREPARED: usize = 200_000;
 /// First sends of a closed loop are spread by this much per slot, one second at most.
 pub(crate) const STAGGER_PER_SLOT_NS: i64 = 5_000_000;
 
+/// Warm-up and window prompts of one cell.
+type Drawn = (Vec<Prompt>, Vec<Prompt>);
+
 /// Makes requests out of a study's workloads.
 pub(crate) struct StudyRequests<'a> {
     input: &'a StudyInput,
@@ -49,7 +52,7 @@ impl<'a> StudyRequests<'a> {
 
     /// Prompts of every cell of one server start. All cells of the start take part, finished ones too: a file is cut
     /// into the same slices whatever was measured before.
-    fn draw(&self, start: &[&PlannedCell]) -> Result<BTreeMap<String, (Vec<Prompt>, Vec<Prompt>)>, PrepareError> {
+    fn draw(&self, start: &[&PlannedCell]) -> Result<BTreeMap<String, Drawn>, PrepareError> {
         let mut out = BTreeMap::new();
         let mut groups: Vec<(DatasetSpec, u64, bool, Vec<&PlannedCell>)> = Vec::new();
         for cell in start {

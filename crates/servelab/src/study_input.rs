@@ -83,6 +83,7 @@ impl StudyInput {
         let mut study: Study = yaml::from_node(&doc)?;
         apply(&mut study, overrides);
         study::check::check(&study, &doc)?;
+        check_injections(&study, &doc)?;
         let folder = folder_of(&path_text);
         let site = load_site(&study, overrides, &folder, sources, &doc)?;
         let version = match &study.engine.version {
@@ -102,7 +103,7 @@ impl StudyInput {
             Some(name) => model::builtin_gpu(name),
             None => None,
         };
-        let (tokenizer, tokenizer_fingerprint) = tokenizer(&study, &model_path, &folder, &site)?;
+        let (tokenizer, tokenizer_fingerprint) = tokenizer(&study, &doc, &model_path, &folder, &site)?;
         let tokenizer_path = match &tokenizer {
             TokenizerSource::Builtin => None,
             TokenizerSource::Path(path) => Some(path.to_string_lossy().into_owned()),
@@ -161,6 +162,14 @@ impl StudyInput {
         let mut out = BTreeMap::new();
         for (name, workload) in self.study.workloads.iter() {
             let at = |message: String| Diagnostic::at(self.doc.span_at(&["workloads", name, "dataset"]), message);
+            if let DatasetSpec::File(file) = &workload.dataset {
+                let full = self.folder.join(&file.path);
+                if !full.is_file() {
+                    return Err(at(format!("there is no dataset file `{}`", full.display()))
+                        .with_hint("paths start at the study's folder; `servelab dataset create` makes one")
+                        .into());
+                }
+            }
             let content = workload
                 .dataset
                 .content_key(|file| servelab_data::file_sha256(file, &self.folder))
@@ -175,14 +184,6 @@ impl StudyInput {
                     max_output_tokens: bounds.map(|bounds| cap(bounds.output.max)),
                 },
             );
-            if let DatasetSpec::File(file) = &workload.dataset {
-                let full = self.folder.join(&file.path);
-                if !full.is_file() {
-                    return Err(at(format!("there is no dataset file `{}`", full.display()))
-                        .with_hint("paths start at the study's folder; `servelab dataset create` makes one")
-                        .into());
-                }
-            }
         }
         out.insert(
             OFFLINE_WORKLOAD.to_owned(),
@@ -212,6 +213,18 @@ impl From<CommandError> for LoadError {
     fn from(error: CommandError) -> Self {
         Self::Command(error)
     }
+}
+
+/// Failures to inject must be ones that the simulator knows.
+fn check_injections(study: &Study, doc: &Node) -> Result<(), Diagnostic> {
+    for (number, text) in study.engine.fail.iter().enumerate() {
+        if let Err(error) = text.parse::<servelab_sim::FailSpec>() {
+            let place = ["engine", "fail", &number.to_string()];
+            let span = doc.at(&place).map_or_else(|| doc.span_at(&["engine", "fail"]), |node| node.span);
+            return Err(Diagnostic::at(span, format!("cannot {error}")));
+        }
+    }
+    Ok(())
 }
 
 fn apply(study: &mut Study, overrides: &Overrides) {
@@ -327,7 +340,12 @@ fn fill_variables(text: &str, site: &Site) -> Result<String, String> {
         let name = &tail[2..end];
         let value = name.strip_prefix("site.").and_then(|key| site.paths.get(key)).ok_or_else(|| {
             let known: Vec<String> = site.paths.keys().map(|key| format!("site.{key}")).collect();
-            format!("`${{{name}}}` is not defined by site `{}`; defined: {}", site.site, known.join(", "))
+            let known = if known.is_empty() {
+                "it defines no `paths`".to_owned()
+            } else {
+                format!("defined: {}", known.join(", "))
+            };
+            format!("`${{{name}}}` is not defined by site `{}`; {known}", site.site)
         })?;
         out.push_str(before);
         out.push_str(value);
@@ -370,19 +388,28 @@ fn model_facts(study: &Study, model_path: &str) -> Result<Option<ModelFacts>, Lo
 
 fn tokenizer(
     study: &Study,
+    doc: &Node,
     model_path: &str,
     folder: &Path,
     site: &Site,
 ) -> Result<(TokenizerSource, String), LoadError> {
+    let at = |message: String| {
+        let span =
+            doc.at(&["model", "tokenizer"]).or_else(|| doc.at(&["model", "path"])).map_or(doc.span, |node| node.span);
+        Diagnostic::at(span, message)
+    };
     let named = match &study.model.tokenizer {
         Some(text) if text != BUILTIN_TOKENIZER => {
-            let filled = fill_variables(text, site).map_err(CommandError::usage)?;
+            let filled = fill_variables(text, site).map_err(at)?;
             Some(if Path::new(&filled).is_absolute() { PathBuf::from(filled) } else { folder.join(filled) })
         }
         Some(_) => None,
         None => Some(PathBuf::from(model_path)).filter(|path| path.join("tokenizer.json").is_file()),
     };
     let source = named.map_or(TokenizerSource::Builtin, TokenizerSource::Path);
-    let fingerprint = Tokenizer::load(&source).map_err(CommandError::from)?.fingerprint().to_owned();
+    let fingerprint = Tokenizer::load(&source)
+        .map_err(|error| at(format!("cannot {error}")).with_hint("`tokenizer: builtin` counts without any file"))?
+        .fingerprint()
+        .to_owned();
     Ok((source, fingerprint))
 }

@@ -153,7 +153,10 @@ pub fn set(root: &mut Node, assignment: &str, sources: &mut SourceMap) -> Result
     if path.trim().is_empty() || path.split('.').any(|step| step.trim().is_empty()) {
         return Err(Diagnostic::at(key_span, "an empty key in this setting").with_hint("write `--set KEY=VALUE`"));
     }
-    let mut value = parse(source, text)?;
+    let mut value = parse(source, text).map_err(|problem| {
+        let column = char_len(path) + 1;
+        Diagnostic { span: Some(Span { column, len: char_len(text), ..start }), ..problem }
+    })?;
     shift(&mut value, source, char_len(path) + 1);
     place(root, path.trim(), key_span, value)
 }

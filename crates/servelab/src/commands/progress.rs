@@ -115,7 +115,9 @@ impl Observer for Progress {
             }
             RunEvent::Notice { text } => self.line(text),
             RunEvent::Start { labels, cells, .. } => {
-                self.line(&format!("server for {} ({} cells)", labels.join(" = "), cells.len()));
+                let n = cells.len();
+                let cells = if n == 1 { "cell" } else { "cells" };
+                self.line(&format!("server for {} ({n} {cells})", labels.join(" = ")));
             }
             RunEvent::Server { phase, elapsed_s, detail, .. } => {
                 let detail = detail.as_deref().unwrap_or_default();

@@ -73,7 +73,7 @@ pub(crate) fn run(args: &RunArgs, ui: Ui) -> Result<ExitCode, CommandError> {
     progress.close();
     let resume = resume_command();
     let summary = outcome.map_err(|error| {
-        CommandError::failed(error.to_string()).hint(format!("nothing finished is lost; go on with: {resume}"))
+        CommandError::failed(format!("cannot {error}")).hint(format!("nothing finished is lost; go on with: {resume}"))
     })?;
     finish(&summary, &root, &input, ui, &resume)
 }

@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use servelab_core::ids::PointId;
-use servelab_core::plan::Plan;
+use servelab_core::plan::{Plan, PlannedPoint};
 use servelab_store::rank::{Direction, RankRequest, Scope, rank};
 use servelab_store::{ResultRow, Root, RowContext, collect_rows, write_atomic, write_json};
 use servelab_view::{HowToRun, ManifestOptions, manifest_md};
@@ -91,12 +91,23 @@ pub(crate) fn plan_with_history(root: &Root, study: &str) -> Result<Option<Plan>
             if !plan.points.iter().any(|point| point.id == cell.point)
                 && let Some(point) = earlier.points.iter().find(|point| point.id == cell.point)
             {
-                plan.points.push(point.clone());
+                plan.points.push(with_free_labels(point.clone(), &plan));
             }
             plan.cells.push(cell);
         }
     }
     Ok(Some(plan))
+}
+
+/// A point of an earlier revision: a label that names another point now gets the point's own id behind it.
+fn with_free_labels(mut point: PlannedPoint, plan: &Plan) -> PlannedPoint {
+    let id = point.id.short().to_owned();
+    for label in &mut point.labels {
+        if plan.points.iter().any(|other| other.labels.contains(label)) {
+            *label = format!("{label}@{id}");
+        }
+    }
+    point
 }
 
 /// What rows need to know beside the plan.
