@@ -127,7 +127,6 @@ pub fn expand(input: &ExpandInput<'_>) -> Result<Plan, Diagnostic> {
         drafts: Vec::new(),
         by_id: HashMap::new(),
         by_label: BTreeMap::new(),
-        rows_by_design: vec![Vec::new(); compiled.designs.len()],
         buffer: Vec::new(),
     };
     let mut designs = Vec::new();
@@ -147,7 +146,6 @@ struct Drafting<'a> {
     drafts: Vec<Draft>,
     by_id: HashMap<PointId, usize>,
     by_label: BTreeMap<String, usize>,
-    rows_by_design: Vec<Vec<usize>>,
     buffer: Vec<u8>,
 }
 
@@ -155,15 +153,7 @@ impl Drafting<'_> {
     fn design(&mut self, number: usize) -> Result<DesignSummary, Diagnostic> {
         let compiled = self.compiled;
         let design = &compiled.designs[number];
-        let own = self.input.study.designs.get(&design.name);
-        let mut summary = DesignSummary {
-            name: design.name.clone(),
-            kind: design.kind.name().to_owned(),
-            purpose: own.and_then(|own| own.purpose.clone()),
-            expect: own.and_then(|own| own.expect.as_ref().map(|expect| expect.text.clone())),
-            factors: design.factors.clone(),
-            ..DesignSummary::default()
-        };
+        let mut summary = design.summary(self.input.study);
         let winners = self.winning_blocks(design)?;
         let blocks = match &winners {
             Ok(blocks) => blocks.as_slice(),
@@ -257,7 +247,6 @@ impl Drafting<'_> {
             push_new(&mut draft.designs, number);
             push_new(&mut draft.measures, block.measures);
             factors.into_iter().for_each(|factor| push_new(&mut draft.factors, factor));
-            push_new(&mut self.rows_by_design[number], index);
         }
         Ok(())
     }
@@ -543,6 +532,19 @@ fn not_carried_out(study: &Study) -> Vec<String> {
 }
 
 impl CompiledDesign {
+    /// What is known of the design before its points are counted.
+    pub(super) fn summary(&self, study: &Study) -> DesignSummary {
+        let own = study.designs.get(&self.name);
+        DesignSummary {
+            name: self.name.clone(),
+            kind: self.kind.name().to_owned(),
+            purpose: own.and_then(|own| own.purpose.clone()),
+            expect: own.and_then(|own| own.expect.as_ref().map(|expect| expect.text.clone())),
+            factors: self.factors.clone(),
+            ..DesignSummary::default()
+        }
+    }
+
     /// True for designs whose points depend on results.
     pub fn depends_on_results(&self) -> bool {
         self.kind == DesignKind::From

@@ -117,15 +117,7 @@ impl<'a> Counter<'a> {
     fn design(&mut self, number: usize) -> Result<DesignSummary, Diagnostic> {
         let compiled = self.compiled;
         let design = &compiled.designs[number];
-        let own = self.input.study.designs.get(&design.name);
-        let mut summary = DesignSummary {
-            name: design.name.clone(),
-            kind: design.kind.name().to_owned(),
-            purpose: own.and_then(|own| own.purpose.clone()),
-            expect: own.and_then(|own| own.expect.as_ref().map(|expect| expect.text.clone())),
-            factors: design.factors.clone(),
-            ..DesignSummary::default()
-        };
+        let mut summary = design.summary(self.input.study);
         if design.depends_on_results() {
             summary.blocked = Some("is counted once its source has results".to_owned());
             return Ok(summary);

@@ -12,6 +12,7 @@ use crate::yaml;
 struct Harness {
     files: BTreeMap<String, String>,
     site: Site,
+    winners: Option<Vec<PointId>>,
 }
 
 impl Harness {
@@ -20,7 +21,7 @@ impl Harness {
         site.gpus.per_node = Some(8);
         site.hardware.gpu = Some("H200-SXM-141GB".into());
         site.hardware.nodes = Some(8);
-        Self { files: BTreeMap::from([("s.yaml".to_owned(), study.to_owned())]), site }
+        Self { files: BTreeMap::from([("s.yaml".to_owned(), study.to_owned())]), site, winners: None }
     }
 
     fn example(name: &str) -> Self {
@@ -93,7 +94,7 @@ impl Harness {
                 tokenizer: "builtin",
                 tokenizer_path: None,
                 datasets: &datasets,
-                winners: &|_| None,
+                winners: &|_| self.winners.clone(),
             })
         });
         outcome.map_err(|diagnostic| diagnostic.render(&sources))
@@ -311,6 +312,24 @@ fn a_blocked_design_says_what_it_waits_for() {
     let plan = Harness::new(&text).plan().unwrap();
     assert_eq!(plan.points.len(), 4);
     assert!(plan.designs[1].blocked.as_deref().unwrap().contains("design `g`"));
+}
+
+#[test]
+fn winners_become_the_base_of_the_next_design() {
+    let text = format!(
+        "{SMALL}  next: {{from: {{design: g, pick: {{maximise: goodput}}}}, grid: {{kv_cache_dtype: [auto, fp8]}}}}\n"
+    );
+    let mut harness = Harness::new(&text);
+    let first = harness.plan().unwrap();
+    let winner = first.points.iter().find(|point| point.labels[0] == "g/max_num_seqs=2,enforce_eager=false").unwrap();
+    harness.winners = Some(vec![winner.id.clone()]);
+    let plan = harness.plan().unwrap();
+    assert_eq!(plan.points[..4], first.points[..4], "earlier points do not change");
+    let labels: Vec<&str> = plan.points[4..].iter().map(|point| point.labels[0].as_str()).collect();
+    let base = "next/g/max_num_seqs=2,enforce_eager=false";
+    assert_eq!(labels, [format!("{base}/kv_cache_dtype=auto"), format!("{base}/kv_cache_dtype=fp8")]);
+    assert_eq!(plan.points[5].config["serve"]["max_num_seqs"], 2);
+    assert!(plan.designs[1].blocked.is_none());
 }
 
 #[test]

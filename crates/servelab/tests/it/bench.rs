@@ -1,0 +1,98 @@
+//! `servelab bench` against a server that the test starts: what it prints, what it leaves, how it fails.
+
+use servelab_testkit::{Place, Spawned, at, keys, number};
+
+const BIN: &str = env!("CARGO_BIN_EXE_servelab");
+const MODEL: &str = "meta-llama/Llama-3.1-8B";
+
+/// A simulator, and its address.
+fn server<'a>(place: &'a Place, options: &str) -> (Spawned, String) {
+    let line = format!("sim --listen 127.0.0.1:0 --model {MODEL} --max-model-len 4096 {options}");
+    let mut sim = place.servelab(&line).spawn();
+    sim.wait_for("listens on http://");
+    let said = sim.stderr();
+    let address = said.split("listens on ").nth(1).and_then(|rest| rest.split_whitespace().next());
+    let address = address.unwrap_or_else(|| panic!("no address in {said}")).to_owned();
+    (sim, address)
+}
+
+#[test]
+fn a_closed_loop_leaves_its_result_in_the_contract_form() {
+    let place = Place::new(BIN);
+    let (sim, url) = server(&place, "--max-num-seqs 8");
+    let line = format!(
+        "bench --url {url} --model {MODEL} --concurrency 4 --requests 24 --warmup 4 --input-tokens 40 --output-tokens 8 \
+         --ignore-eos --slo ttft_ms=60000,tpot_ms=60000 --out out --events --json"
+    );
+    let result = place.servelab(&line).run().expect(0).json();
+    let top = [
+        "schema",
+        "clock",
+        "requests",
+        "failures",
+        "duration_s",
+        "input_tokens",
+        "output_tokens",
+        "token_source",
+        "throughput",
+        "goodput_requests_per_s",
+        "concurrency",
+        "latency_ms",
+        "client",
+        "steady",
+        "verdict",
+    ];
+    assert!(top.iter().all(|key| keys(&result).contains(key)), "{:?}", keys(&result));
+    assert_eq!(number(&result, "requests.completed"), 24.0);
+    assert_eq!(number(&result, "input_tokens"), 24.0 * 40.0);
+    assert_eq!(number(&result, "output_tokens"), 24.0 * 8.0);
+    assert!(number(&result, "concurrency.max") <= 4.0);
+    assert!(number(&result, "goodput_requests_per_s") > 0.0);
+    for latency in ["ttft", "ttft_sched", "icl", "itl", "tpot", "tpot_vllm", "e2e", "e2e_sched"] {
+        assert!(number(&result, &format!("latency_ms.{latency}.p50")) > 0.0, "{latency}");
+    }
+    assert_eq!(place.json("out/result.json"), result);
+    let mut files = place.list("out");
+    files.sort();
+    assert_eq!(files, ["events.parquet", "prom.parquet", "requests.parquet", "result.json", "vllm_bench.json"]);
+    let vllm = place.json("out/vllm_bench.json");
+    assert_eq!(number(&vllm, "completed"), 24.0);
+    assert_eq!(at(&vllm, "request_rate"), "inf");
+    assert_eq!(at(&vllm, "ttfts").as_array().map(Vec::len), Some(24));
+    drop(sim);
+}
+
+#[test]
+fn an_open_loop_sends_what_was_asked_and_failures_have_codes() {
+    let place = Place::new(BIN);
+    let (sim, url) = server(&place, "");
+    let open = format!(
+        "bench --url {url}/v1 --model {MODEL} --endpoint chat --rate 40 --arrival constant --requests 20 \
+         --input-tokens 20 --output-tokens 4"
+    );
+    let text = place.servelab(&open).run().expect(0).stdout;
+    assert!(text.contains("20 scheduled, 20 sent, 20 completed"), "{text}");
+    let wrong =
+        format!("bench --url {url} --model nope --concurrency 2 --requests 4 --input-tokens 10 --output-tokens 2");
+    let failed = place.servelab(&wrong).run().expect(1);
+    failed.says("does not exist");
+    assert!(failed.stdout.contains("4 http_4xx") && failed.stdout.contains("success_low"), "{}", failed.stdout);
+    drop(sim);
+}
+
+#[test]
+fn wrong_usage_is_told_before_anything_is_sent() {
+    let place = Place::new(BIN);
+    let base = "bench --url http://127.0.0.1:9 --model m --input-tokens 10 --output-tokens 2";
+    let check = |rest: &str, code: i32, text: &str| {
+        place.servelab(&format!("{base} {rest}")).run().expect(code).says(text);
+    };
+    check("--requests 4", 2, "--concurrency");
+    check("--concurrency 2", 2, "--requests");
+    check("--concurrency 2 --requests 4 --slo ttft=5", 2, "there is no limit `ttft`");
+    check("--rate 2 --arrival bursty --requests 4", 2, "`bursty` is no arrival process");
+    check("--rate=-1 --requests 4", 2, "`--rate` must be greater than 0");
+    check("--concurrency 2 --requests 4 --api-key-env SERVELAB_NO_SUCH_KEY", 2, "`SERVELAB_NO_SUCH_KEY` is not set");
+    check("--concurrency 2 --requests 4", 1, "is the server running");
+    assert!(place.list(".").is_empty(), "nothing is left on disk");
+}
