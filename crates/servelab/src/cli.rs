@@ -55,6 +55,9 @@ pub(crate) enum Command {
     Schema(commands::schema::SchemaArgs),
 }
 
+/// Folder where results live unless told otherwise.
+const DEFAULT_ROOT: &str = "servelab-out";
+
 /// What study commands have in common.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct StudyArgs {
@@ -62,7 +65,7 @@ pub(crate) struct StudyArgs {
     #[arg(value_name = "STUDY")]
     pub(crate) study: PathBuf,
     /// Folder where results live
-    #[arg(long, env = "SERVELAB_ROOT", default_value = "servelab-out", value_name = "DIR")]
+    #[arg(long, env = "SERVELAB_ROOT", default_value = DEFAULT_ROOT, value_name = "DIR")]
     pub(crate) root: PathBuf,
     /// Only this design (may be repeated)
     #[arg(long, value_name = "NAME")]
@@ -101,6 +104,11 @@ pub(crate) enum EngineArg {
 }
 
 impl StudyArgs {
+    /// The root as a suggested command must name it; nothing for the default.
+    pub(crate) fn root_to_type(&self) -> Option<&str> {
+        self.root.to_str().filter(|root| *root != DEFAULT_ROOT && std::env::var_os("SERVELAB_ROOT").is_none())
+    }
+
     pub(crate) fn overrides(&self) -> Overrides {
         Overrides {
             set: self.set.clone(),

@@ -65,7 +65,7 @@ pub(crate) fn plan(args: &PlanArgs, ui: Ui) -> Result<ExitCode, CommandError> {
             width: ui.width(),
             verbose: ui.is_verbose(),
             max_points: args.max_points,
-            how: stored::how_to_run(&input, &file),
+            how: stored::how_to_run(&input, &file, args.study.root_to_type()),
         };
         ui.data(&servelab_view::plan_text(&plan, &input.study, &options));
     }

@@ -74,7 +74,7 @@ pub(crate) fn status(args: &StatusArgs, ui: Ui) -> Result<ExitCode, CommandError
         None => Vec::new(),
     };
     let file = args.study.study.to_string_lossy();
-    let how = stored::how_to_run(&input, &file);
+    let how = stored::how_to_run(&input, &file, args.study.root_to_type());
     if rows.is_empty() && !args.json {
         ui.data(&format!(
             "Study {}: nothing measured yet; {} cells planned, {} can run.\nnext: {}",

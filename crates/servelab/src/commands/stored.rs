@@ -45,13 +45,13 @@ pub(crate) fn write_plan(root: &Root, input: &StudyInput, plan: &Plan, path: &Pa
 pub(crate) fn manifest(input: &StudyInput, plan: &Plan, path: &Path) -> String {
     let file = path.to_string_lossy();
     let options =
-        ManifestOptions { how: how_to_run(input, &file), site: Some(&input.site), created: None, max_points: 0 };
+        ManifestOptions { how: how_to_run(input, &file, None), site: Some(&input.site), created: None, max_points: 0 };
     manifest_md(plan, &input.study, &options)
 }
 
 /// What suggested commands depend on.
-pub(crate) fn how_to_run<'a>(input: &'a StudyInput, file: &'a str) -> HowToRun<'a> {
-    HowToRun { study_file: file, scheduler: input.site.scheduler, site: &input.site.site, root: None }
+pub(crate) fn how_to_run<'a>(input: &'a StudyInput, file: &'a str, root: Option<&'a str>) -> HowToRun<'a> {
+    HowToRun { study_file: file, scheduler: input.site.scheduler, site: &input.site.site, root }
 }
 
 fn revisions(folder: &Path) -> Vec<PathBuf> {
