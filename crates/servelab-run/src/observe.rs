@@ -153,6 +153,8 @@ pub struct RunSummary {
     pub finished_before: u64,
     /// Cells left out.
     pub skipped: Vec<SkippedCell>,
+    /// Of the cells left out, those whose servers this machine or this version cannot start.
+    pub not_startable: u64,
     /// Cells that failed.
     pub failures: Vec<FailedCell>,
     /// Seconds that the run took.

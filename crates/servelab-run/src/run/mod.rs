@@ -438,6 +438,7 @@ impl<'a> Run<'a> {
         self.estimate.start_ended(None);
         let labels = start.point.labels.join(" = ");
         self.recorder.notice(format!("  left out {} cells of {labels}: {reason}", start.cells.len()));
+        self.summary.not_startable += start.cells.len() as u64;
         for cell in &start.cells {
             self.leave_out(cell, None, reason.to_owned());
         }

@@ -396,6 +396,7 @@ fn points_that_do_not_fit_here_are_named() {
     let summary = lab.quiet();
     assert_eq!(count(&summary, CellState::Done), 1);
     assert!(summary.skipped[0].reason.contains("router between them"), "{summary:?}");
+    assert_eq!(summary.not_startable, 1);
 }
 
 #[test]

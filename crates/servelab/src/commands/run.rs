@@ -245,5 +245,6 @@ fn finish(
         ui.data(&answer);
         ui.say(&format!("report: {}", folder.join("report.txt").display()));
     }
-    Ok(if summary.failures.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(1) })
+    let all_tried = summary.failures.is_empty() && summary.not_startable == 0;
+    Ok(if all_tried { ExitCode::SUCCESS } else { ExitCode::from(1) })
 }

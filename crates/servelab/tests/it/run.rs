@@ -216,3 +216,11 @@ fn the_sizes_of_the_plan_are_the_sizes_of_the_run() {
     assert_eq!(served, 8);
     assert_eq!(text(&place.json(&format!("out/jobs/{job}/exit.json")), "state"), "finished");
 }
+
+#[test]
+fn points_that_cannot_be_started_here_are_named_and_end_in_failure() {
+    let place = place();
+    let study = concat!(env!("CARGO_MANIFEST_DIR"), "/../../examples/pd-gptoss.yaml");
+    let line = format!("run {study} --engine sim --root out --only 1P-TP2+1D-TP4");
+    place.servelab(&line).run().expect(1).says("2 servers and a router between them").says("no cell can run");
+}
