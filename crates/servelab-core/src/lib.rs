@@ -13,6 +13,7 @@ pub mod ids;
 pub mod metrics;
 pub mod model;
 pub mod ordered;
+pub mod pacing;
 pub mod plan;
 pub mod record;
 pub mod result;
