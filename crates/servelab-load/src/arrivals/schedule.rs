@@ -106,8 +106,7 @@ impl Iterator for Schedule {
             return None;
         }
         let t_ns = self.advance();
-        // Not `>=`: it must also end on an instant that is no number.
-        if !(t_ns < self.end_ns) {
+        if t_ns.is_nan() || t_ns >= self.end_ns {
             self.limit = self.issued;
             return None;
         }
