@@ -15,6 +15,7 @@ pub mod http;
 pub mod http1;
 mod limits;
 pub mod prometheus;
+pub mod reference;
 mod spec;
 pub mod sse;
 mod steady;
