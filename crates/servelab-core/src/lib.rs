@@ -17,6 +17,7 @@ pub mod pacing;
 pub mod plan;
 pub mod record;
 pub mod result;
+pub mod search;
 pub mod site;
 pub mod source;
 pub mod state;

@@ -16,9 +16,11 @@ pub use docs::{METRIC_DOCS, MetricDoc, metrics_markdown};
 pub use quantile::{Samples, quantile_ci95, quantile_ci95_ranks, quantile_linear, quantile_nearest_with_failures};
 pub use repeats::{RepeatStats, Told, told_apart};
 pub use server::{CounterInterval, counter_interval, counter_resets, server_summary};
-pub use summary::{Attainment, ClientUsage, MetricsInput, RequestSlo, Smoothness, attainment, smoothness, summarise};
+pub use summary::{
+    Attainment, ClientUsage, MetricsInput, RequestSlo, Smoothness, attainment, meets_limits, smoothness, summarise,
+};
 pub use timing::{
     CODE_CENSORED, CODE_EARLY_STOP, CODE_UNKNOWN, CODE_ZERO_TOKENS, ClientQueue, EventIndex, Outcome, RequestTimes,
-    event_counts_are_guesses, in_flight_interval, is_zero_token_success, outcome,
+    event_counts_are_guesses, in_flight_interval, is_zero_token_success, outcome, request_in_window,
 };
 pub use window::InFlight;

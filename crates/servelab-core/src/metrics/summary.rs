@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use super::quantile::Samples;
 use super::server::server_summary;
-use super::timing::{ClientQueue, EventIndex, Outcome, RequestTimes, in_window, outcome};
+use super::timing::{ClientQueue, EventIndex, Outcome, RequestTimes, outcome, request_in_window};
 use super::window::{InFlight, throughput};
 use crate::record::{ClockEpoch, EventRecord, PromSample, RequestRecord};
 use crate::result::{
@@ -72,7 +72,7 @@ pub fn summarise(input: &MetricsInput<'_>) -> BenchResult {
     let mut token_source = BTreeMap::new();
     let (mut input_tokens, mut output_tokens) = (0_u64, 0_u64);
     let mut lateness = Samples::default();
-    for request in input.requests.iter().filter(|request| in_window(request)) {
+    for request in input.requests.iter().filter(|request| request_in_window(request)) {
         counts.scheduled += 1;
         if let Some(queue) = ClientQueue::of(request) {
             counts.sent += 1;
@@ -137,13 +137,13 @@ pub fn attainment(input: &MetricsInput<'_>) -> Option<Attainment> {
     let slo = input.slo?;
     let events = EventIndex::new(input.events);
     let mut attained = Attainment { met: 0, scheduled: 0, censored: 0 };
-    for request in input.requests.iter().filter(|request| in_window(request)) {
+    for request in input.requests.iter().filter(|request| request_in_window(request)) {
         match outcome(request) {
             Outcome::Censored => attained.censored += 1,
             Outcome::Failed(_) => attained.scheduled += 1,
             Outcome::Completed => {
                 attained.scheduled += 1;
-                attained.met += u64::from(meets(request, &events, slo));
+                attained.met += u64::from(meets_limits(request, &events, slo));
             }
         }
     }
@@ -163,7 +163,7 @@ pub struct Smoothness {
 pub fn smoothness(requests: &[RequestRecord], events: &[EventRecord], threshold_ms: f64) -> Smoothness {
     let events = EventIndex::new(events);
     let (mut largest, mut gaps, mut stalls) = (Samples::default(), 0_u64, 0_u64);
-    for request in requests.iter().filter(|request| in_window(request) && request.is_success()) {
+    for request in requests.iter().filter(|request| request_in_window(request) && request.is_success()) {
         let mut max = None;
         for (gap_ns, _) in events.gaps(request.request_idx) {
             gaps += 1;
@@ -175,7 +175,8 @@ pub fn smoothness(requests: &[RequestRecord], events: &[EventRecord], threshold_
     Smoothness { max_gap_ms: largest.quantiles(), stall_share: (gaps > 0).then(|| stalls as f64 / gaps as f64) }
 }
 
-fn meets(request: &RequestRecord, events: &EventIndex<'_>, slo: RequestSlo) -> bool {
+/// True for a success that is within every limit.
+pub fn meets_limits(request: &RequestRecord, events: &EventIndex<'_>, slo: RequestSlo) -> bool {
     let times = RequestTimes::of(request);
     let within = |value_ms: Option<f64>, limit: Option<f64>| match (value_ms, limit) {
         (Some(value_ms), Some(limit)) => value_ms <= limit,
@@ -204,7 +205,7 @@ fn latencies<'a>(requests: impl Iterator<Item = &'a RequestRecord>, events: &Eve
     let mut tpot_vllm = Samples::default();
     let mut e2e = Samples::default();
     let mut e2e_sched = Samples::default();
-    for request in requests.filter(|request| in_window(request) && outcome(request) == Outcome::Completed) {
+    for request in requests.filter(|request| request_in_window(request) && outcome(request) == Outcome::Completed) {
         let times = RequestTimes::of(request);
         ttft.extend(times.ttft_ns.map(millis));
         ttft_sched.extend(times.ttft_sched_ns.map(millis));

@@ -163,6 +163,6 @@ impl<'a> EventIndex<'a> {
 }
 
 /// True for a request that belongs to the measured window.
-pub fn in_window(request: &RequestRecord) -> bool {
+pub fn request_in_window(request: &RequestRecord) -> bool {
     request.phase == Phase::Window
 }
