@@ -15,6 +15,7 @@ pub mod model;
 pub mod ordered;
 pub mod pacing;
 pub mod plan;
+pub mod precision;
 pub mod record;
 pub mod result;
 pub mod search;

@@ -160,3 +160,78 @@ fn sample(term: &Term, request: &RequestRecord, met: Option<bool>, events: &Even
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::metrics::ClientUsage;
+    use crate::record::{ClockEpoch, EventRecord, Phase};
+
+    const MS: i64 = 1_000_000;
+
+    fn answered(idx: i64, ttft_ms: i64, e2e_ms: i64) -> RequestRecord {
+        let mut request = RequestRecord::scheduled(idx, Phase::Window, idx * 100 * MS);
+        let sent = request.t_sched + MS;
+        request.t_send = Some(sent);
+        request.t_first = Some(sent + ttft_ms * MS);
+        request.t_last = Some(sent + e2e_ms * MS);
+        request.t_done = request.t_last;
+        (request.output_tokens, request.n_first) = (Some(11), Some(1));
+        request
+    }
+
+    fn ended(idx: i64, code: &str, after_ms: i64) -> RequestRecord {
+        let mut request = RequestRecord::scheduled(idx, Phase::Window, idx * 100 * MS);
+        request.t_send = Some(request.t_sched);
+        request.t_done = Some(request.t_sched + after_ms * MS);
+        request.failure_code = Some(code.to_owned());
+        request
+    }
+
+    fn counts(slo: &str, requests: &[RequestRecord], events: &[EventRecord]) -> Vec<(f64, f64)> {
+        let slo = SearchSlo::parse(slo).unwrap();
+        let input = MetricsInput {
+            clock: ClockEpoch { epoch_monotonic_ns: 0, epoch_unix_ns: 0 },
+            requests,
+            events,
+            prom: &[],
+            window_start_ns: 0,
+            window_end_ns: 1_000 * MS,
+            slo: slo.request,
+            closed_loop_slots: None,
+            client: ClientUsage::default(),
+        };
+        let evidence = collect(&slo, &input, false);
+        let sum = |term: &TermEvidence| {
+            term.batches.iter().fold((0.0, 0.0), |(value, weight), batch| (value + batch.value, weight + batch.weight))
+        };
+        evidence.terms.iter().map(sum).collect()
+    }
+
+    #[test]
+    fn failures_count_against_and_cut_off_requests_only_when_they_had_missed() {
+        let requests = [
+            answered(0, 50, 150),
+            answered(1, 500, 600),
+            ended(2, "http_5xx", 1),
+            ended(3, "censored", 20),
+            ended(4, "cancelled", 300),
+            RequestRecord::scheduled(5, Phase::Warmup, 0),
+        ];
+        let got = counts("ttft_ms=100,ttft_p95_ms=100,success=0.9,e2e_p50_ms=200,tpot_mean_ms=30", &requests, &[]);
+        // Of the cut-off ones, the one that had waited 300 ms had missed 100 ms; the other is unknown.
+        assert_eq!(got[0], (1.0, 4.0), "request limits: met, missed, failed, cut off late");
+        assert_eq!(got[1], (1.0, 4.0), "TTFT");
+        assert_eq!(got[2], (2.0, 3.0), "success knows nothing of requests that were cut off");
+        assert_eq!(got[3], (1.0, 4.0), "E2E time");
+        assert_eq!(got[4], (20.0, 2.0), "a mean is over successes: 10 ms each");
+    }
+
+    #[test]
+    fn gaps_count_once_per_token() {
+        let event = |t_ms: i64, n_tokens: i32| EventRecord { request_idx: 0, t_ns: t_ms * MS, n_tokens };
+        let events = [event(50, 1), event(60, 1), event(100, 4), event(150, 5)];
+        let got = counts("itl_p95_ms=10,icl_p95_ms=45", &[answered(0, 50, 150)], &events);
+        assert_eq!(got, [(10.0, 10.0), (2.0, 3.0)]);
+    }
+}

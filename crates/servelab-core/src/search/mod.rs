@@ -8,7 +8,7 @@ mod machine;
 mod report;
 mod slo;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 pub mod trial;
 
 pub use certainty::{LevelTable, LevelView, beta_at_least};
