@@ -23,6 +23,7 @@ pub mod site;
 pub mod source;
 pub mod state;
 pub mod study;
+pub mod trace;
 pub mod units;
 pub mod verdict;
 pub mod version;

@@ -1,0 +1,13 @@
+//! Profiler traces in, numbers out: readers of trace formats make a [`RankTrace`] per rank, the taxonomy says what each
+//! kernel is for, `metrics` turns both into a [`servelab_core::trace::TraceReport`]. Files are read here; nothing is printed.
+
+pub mod error;
+pub mod input;
+pub mod model;
+pub mod names;
+pub mod steps;
+pub mod taxonomy;
+
+pub use error::TraceError;
+pub use model::RankTrace;
+pub use taxonomy::Taxonomy;
