@@ -2,9 +2,11 @@
 //! kernel is for, `metrics` turns both into a [`servelab_core::trace::TraceReport`]. Files are read here; nothing is printed.
 
 pub mod error;
+pub mod et;
 pub mod input;
 pub mod model;
 pub mod names;
+pub mod nsys;
 pub mod steps;
 pub mod taxonomy;
 
