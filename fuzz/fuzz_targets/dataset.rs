@@ -1,4 +1,4 @@
-//! Dataset files in every format: prompts or an error that names the line.
+//! Dataset files in every format: prompts, conversations, or an error that names the line.
 #![no_main]
 
 use std::path::Path;
@@ -6,7 +6,7 @@ use std::sync::OnceLock;
 
 use libfuzzer_sys::fuzz_target;
 use servelab_core::workload::FileFormat;
-use servelab_data::{Tokenizer, parse_dataset};
+use servelab_data::{Tokenizer, parse_conversations, parse_dataset};
 
 const FORMATS: [FileFormat; 5] =
     [FileFormat::Auto, FileFormat::Legacy, FileFormat::Messages, FileFormat::Sharegpt, FileFormat::Openai];
@@ -18,6 +18,9 @@ fuzz_target!(|bytes: &[u8]| {
         match parse_dataset(bytes, Path::new("set.jsonl"), format, 128, tokenizer) {
             Ok(set) => assert!(!set.prompts.is_empty() && set.format != FileFormat::Auto),
             Err(error) => assert!(!error.to_string().is_empty()),
+        }
+        if let Ok(file) = parse_conversations(bytes, Path::new("set.jsonl"), format, 128, Some(8), tokenizer) {
+            assert!(file.scripts.iter().all(|script| (1..=8).contains(&script.turns.len())));
         }
     }
 });

@@ -6,13 +6,19 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+mod conversation;
 mod length;
+mod spread;
 mod suite;
 #[cfg(test)]
 mod tests;
+mod trace;
 
+pub use conversation::{ConversationSpec, ConversationSynth, MAX_TURNS};
 pub use length::{Category, Mix, TokenRange};
+pub use spread::Spread;
 pub use suite::SuiteName;
+pub use trace::{DEFAULT_TRACE_BLOCK_TOKENS, TraceFormat, TraceSpec};
 
 /// Version of the prompt generator. Part of every synthetic dataset's identity: the same spec under another version
 /// gives other prompts, so it gives other cells.
@@ -36,7 +42,7 @@ pub const MAX_TOKENS: u32 = 10_000_000;
 /// Most prompts per load level that a spec may ask for.
 pub const MAX_PROMPTS: u32 = 10_000_000;
 
-/// Where a workload's prompts come from: exactly one of `synth`, `suite` and `file`.
+/// Where a workload's prompts come from: exactly one of `synth`, `suite`, `file`, `trace` and `conversations`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum DatasetSpec {
@@ -46,6 +52,10 @@ pub enum DatasetSpec {
     Suite(SuiteName),
     /// Prompts from a file.
     File(FileSpec),
+    /// Requests of a recorded trace.
+    Trace(TraceSpec),
+    /// Conversations of several turns.
+    Conversations(ConversationSpec),
 }
 
 /// Prompts from a file on disk.
@@ -208,15 +218,31 @@ impl DatasetSpec {
                 synth.validate().map_err(|problem| WorkloadProblem { key: format!("synth.{}", problem.key), ..problem })
             }
             Self::Suite(_) => Ok(()),
-            Self::File(file) => {
-                if file.path.trim().is_empty() {
-                    return Err(WorkloadProblem::new("file.path", "must name a file"));
-                }
-                if let Some(tokens) = file.output_tokens {
-                    check_count("file.output_tokens", tokens, MAX_TOKENS)?;
-                }
-                Ok(())
+            Self::File(file) => file.validate("file"),
+            Self::Trace(trace) => {
+                trace.validate().map_err(|problem| WorkloadProblem { key: format!("trace.{}", problem.key), ..problem })
             }
+            Self::Conversations(spec) => spec
+                .validate()
+                .map_err(|problem| WorkloadProblem { key: format!("conversations.{}", problem.key), ..problem }),
+        }
+    }
+
+    /// Lengths that its requests can have, where the spec says so.
+    pub fn length_bounds(&self) -> Option<LengthBounds> {
+        match self {
+            Self::Conversations(spec) => spec.length_bounds(),
+            _ => self.synth().map(|synth| synth.length_bounds()),
+        }
+    }
+
+    /// Every file that it reads, with the key under which its path stands.
+    pub fn file(&self) -> Option<(&'static str, FileSpec)> {
+        match self {
+            Self::File(file) => Some(("file.path", file.clone())),
+            Self::Trace(trace) => Some(("trace.path", trace.file())),
+            Self::Conversations(spec) => spec.file.clone().map(|file| ("conversations.file.path", file)),
+            Self::Synth(_) | Self::Suite(_) => None,
         }
     }
 
@@ -225,12 +251,12 @@ impl DatasetSpec {
         match self {
             Self::Synth(synth) => Some(synth.clone()),
             Self::Suite(suite) => Some(suite.spec()),
-            Self::File(_) => None,
+            Self::File(_) | Self::Trace(_) | Self::Conversations(_) => None,
         }
     }
 
     /// What cell ids hash: a suite and the synthetic set with the same settings are equal, and a file is its content,
-    /// wherever it lies. `file_sha256` gives the hex digest of a file's bytes and is asked only for files.
+    /// wherever it lies. `file_sha256` gives the hex digest of a file's bytes and is asked only where a file is read.
     pub fn content_key<E>(&self, file_sha256: impl FnOnce(&FileSpec) -> Result<String, E>) -> Result<Value, E> {
         match self {
             Self::Synth(synth) => Ok(synth.content_key()),
@@ -242,6 +268,20 @@ impl DatasetSpec {
                     "sha256": file_sha256(file)?,
                 }
             })),
+            Self::Trace(trace) => Ok(trace.content_key(&file_sha256(&trace.file())?)),
+            Self::Conversations(spec) => spec.content_key(file_sha256),
+        }
+    }
+}
+
+impl FileSpec {
+    fn validate(&self, key: &str) -> Result<(), WorkloadProblem> {
+        if self.path.trim().is_empty() {
+            return Err(WorkloadProblem::new(&format!("{key}.path"), "must name a file"));
+        }
+        match self.output_tokens {
+            Some(tokens) => check_count(&format!("{key}.output_tokens"), tokens, MAX_TOKENS),
+            None => Ok(()),
         }
     }
 }

@@ -109,6 +109,9 @@ pub enum DataError {
         /// The name.
         stream: String,
     },
+    /// Single prompts were asked for.
+    #[error("draw prompts: this dataset holds conversations, whose prompts depend on the server's answers")]
+    NotSingle,
     /// The legacy form holds plain text only.
     #[error("write prompt `{id}` in the legacy form: it is a conversation; write the messages form instead")]
     NotPlainText {

@@ -10,7 +10,7 @@ use crate::error::DataError;
 use crate::prompt::{Prompt, PromptBody};
 use crate::tokenizer::Tokenizer;
 
-mod entry;
+pub(crate) mod entry;
 #[cfg(test)]
 mod tests;
 
@@ -45,18 +45,7 @@ pub fn parse_dataset(
     tokenizer: &Tokenizer,
 ) -> Result<Dataset, DataError> {
     let fail = |line: usize, reason: String| DataError::Entry { path: path.to_path_buf(), line, reason };
-    let text = std::str::from_utf8(bytes).map_err(|error| {
-        let before = bytes.get(..error.valid_up_to()).unwrap_or(bytes);
-        fail(line_of(before), "is not UTF-8 text".to_owned())
-    })?;
-    let entries = split(text).map_err(|(line, reason)| fail(line, reason))?;
-    let Some((line, first)) = entries.first() else {
-        return Err(DataError::NoPrompts { path: path.to_path_buf(), reason: "it is empty".to_owned() });
-    };
-    let format = match format {
-        FileFormat::Auto => detect(first).map_err(|reason| fail(*line, reason))?,
-        stated => stated,
-    };
+    let (entries, format) = entries(bytes, path, format)?;
     let mut prompts = Vec::with_capacity(entries.len());
     let mut skipped = 0;
     for (idx, (line, value)) in entries.iter().enumerate() {
@@ -70,6 +59,28 @@ pub fn parse_dataset(
         return Err(DataError::NoPrompts { path: path.to_path_buf(), reason });
     }
     Ok(Dataset { prompts, format, skipped })
+}
+
+/// The entries of a file with the line on which each starts, and the format; never `Auto`, never none.
+pub(crate) fn entries(
+    bytes: &[u8],
+    path: &Path,
+    format: FileFormat,
+) -> Result<(Vec<(usize, Value)>, FileFormat), DataError> {
+    let fail = |line: usize, reason: String| DataError::Entry { path: path.to_path_buf(), line, reason };
+    let text = std::str::from_utf8(bytes).map_err(|error| {
+        let before = bytes.get(..error.valid_up_to()).unwrap_or(bytes);
+        fail(line_of(before), "is not UTF-8 text".to_owned())
+    })?;
+    let entries = split(text).map_err(|(line, reason)| fail(line, reason))?;
+    let Some((line, first)) = entries.first() else {
+        return Err(DataError::NoPrompts { path: path.to_path_buf(), reason: "it is empty".to_owned() });
+    };
+    let format = match format {
+        FileFormat::Auto => detect(first).map_err(|reason| fail(*line, reason))?,
+        stated => stated,
+    };
+    Ok((entries, format))
 }
 
 fn count(entry: Entry, idx: usize, default_output: u32, tokenizer: &Tokenizer) -> Result<Prompt, DataError> {

@@ -46,6 +46,11 @@ pub struct Message {
 }
 
 impl PromptBody {
+    /// Is it a list of messages?
+    pub fn is_messages(&self) -> bool {
+        matches!(self, Self::Messages(_))
+    }
+
     /// The text, messages joined by line feeds: for statistics and for endpoints that know no messages.
     pub fn text(&self) -> Cow<'_, str> {
         match self {

@@ -15,12 +15,16 @@ use crate::tokenizer::Tokenizer;
 
 mod fit;
 mod grammar;
+mod lazy;
 mod lexicon;
 #[cfg(test)]
 mod tests;
 mod topics;
 
-use fit::{Composer, Prefix};
+pub(crate) use fit::{Composer, Prefix};
+pub(crate) use lazy::SynthPrompts;
+#[cfg(test)]
+pub(crate) use tests::{byte_tokenizer, metaspace_tokenizer};
 
 /// How often a prompt that equals an earlier one of its stream is made again. Very short prompts may stay equal.
 const MAX_REDRAWS: u32 = 16;
@@ -45,8 +49,9 @@ pub fn synthesize(
     tokenizer: &Tokenizer,
 ) -> Result<Vec<Prompt>, DataError> {
     spec.validate()?;
-    let seeder = Seeder { content: spec.content_text(), seed, stream };
-    let plans = plan(spec, &seeder, n);
+    let seeder = Seeder::new(spec.content_text(), seed, stream);
+    let order = Order::new(spec, &seeder, n, 0);
+    let plans: Vec<Plan> = (0..n).map(|idx| order.plan(&seeder, idx)).collect();
     let mut composer = Composer::new(tokenizer)?;
     let prefixes = prefixes(spec, &seeder, &plans, &mut composer)?;
     let mut texts = compose_all(&plans, &prefixes, &seeder, tokenizer)?;
@@ -74,17 +79,22 @@ pub fn synthesize(
 
 /// Derives independent random streams. The whole spec goes in, so that two sets that differ only in their lengths do not
 /// start with the same words.
-struct Seeder<'a> {
+#[derive(Debug, Clone)]
+pub(crate) struct Seeder {
     content: String,
     seed: u64,
-    stream: &'a str,
+    stream: String,
 }
 
-impl Seeder<'_> {
-    fn rng(&self, purpose: &str, idx: usize, salt: u32) -> ChaCha8Rng {
+impl Seeder {
+    pub(crate) fn new(content: String, seed: u64, stream: &str) -> Self {
+        Self { content, seed, stream: stream.to_owned() }
+    }
+
+    pub(crate) fn rng(&self, purpose: &str, idx: usize, salt: u32) -> ChaCha8Rng {
         let mut hash = Sha256::new();
         hash.update(self.seed.to_le_bytes());
-        for text in [self.content.as_str(), purpose, self.stream] {
+        for text in [self.content.as_str(), purpose, self.stream.as_str()] {
             hash.update((text.len() as u64).to_le_bytes());
             hash.update(text.as_bytes());
         }
@@ -94,39 +104,66 @@ impl Seeder<'_> {
     }
 }
 
-fn plan(spec: &SynthSpec, seeder: &Seeder<'_>, n: usize) -> Vec<Plan> {
-    let mut order = seeder.rng("order", 0, 0);
-    let profiles = spec.profiles();
-    let mut kinds: Vec<LengthProfile> = Vec::with_capacity(n);
-    match &spec.mix {
-        Some(mix) => {
+/// What kind of prompt stands where in `n` prompts of a stream: the mix and the prefixes, shuffled.
+#[derive(Debug)]
+struct Order {
+    profiles: Vec<LengthProfile>,
+    max_output: Option<u32>,
+    /// Number in `profiles` per prompt; empty where there is one kind.
+    kinds: Vec<u8>,
+    /// Prefix per prompt; empty without one.
+    groups: Vec<u32>,
+}
+
+impl Order {
+    /// The order of one chunk of `n` prompts: a stream that goes on beyond its size is shuffled chunk by chunk.
+    fn new(spec: &SynthSpec, seeder: &Seeder, n: usize, chunk: usize) -> Self {
+        let mut rng = seeder.rng("order", chunk, 0);
+        let profiles = spec.profiles();
+        let mut kinds: Vec<u8> = Vec::new();
+        if let Some(mix) = &spec.mix {
+            kinds.reserve_exact(n);
             for (category, quota) in Category::ALL.into_iter().zip(mix.quotas(n as u64)) {
-                let profile = profiles.iter().find(|profile| profile.category == Some(category));
-                kinds.extend(profile.into_iter().flat_map(|profile| std::iter::repeat_n(*profile, quota as usize)));
+                let kind = (0u8..).zip(&profiles).find(|(_, profile)| profile.category == Some(category));
+                kinds.extend(kind.into_iter().flat_map(|(kind, _)| std::iter::repeat_n(kind, quota as usize)));
             }
         }
-        None => kinds.extend(profiles.first().into_iter().flat_map(|profile| std::iter::repeat_n(*profile, n))),
+        // One kind is shuffled too: the prefixes below are drawn from what follows in the same random stream.
+        if kinds.is_empty() {
+            skip_shuffle(&mut rng, n);
+        } else {
+            shuffle(&mut rng, &mut kinds);
+        }
+        let groups = spec.shared_prefix.map(|prefix| prefix.groups.max(1));
+        let mut groups: Vec<u32> =
+            groups.map_or_else(Vec::new, |groups| (0..n as u32).map(|idx| idx % groups).collect());
+        shuffle(&mut rng, &mut groups);
+        Self { profiles, max_output: spec.max_output, kinds, groups }
     }
-    shuffle(&mut order, &mut kinds);
-    let groups = spec.shared_prefix.map(|prefix| prefix.groups.max(1));
-    let mut group_order: Vec<u32> =
-        groups.map_or_else(Vec::new, |groups| (0..n as u32).map(|idx| idx % groups).collect());
-    shuffle(&mut order, &mut group_order);
-    kinds
-        .into_iter()
-        .enumerate()
-        .map(|(idx, kind)| {
-            let mut rng = seeder.rng("lengths", idx, 0);
-            let mut draw = |range: TokenRange| rng.random_range(range.min..=range.max.max(range.min));
-            let (input_tokens, output_tokens) = (draw(kind.input), draw(kind.output));
-            Plan {
-                category: kind.category,
-                input_tokens,
-                output_tokens: output_tokens.min(spec.max_output.unwrap_or(u32::MAX)),
-                group: group_order.get(idx).copied(),
-            }
-        })
-        .collect()
+
+    /// Prompt `idx` of the stream, which stands at `idx` modulo the chunk's size.
+    fn plan(&self, seeder: &Seeder, idx: usize) -> Plan {
+        let place = |len: usize| idx % len.max(1);
+        let kind = self.kinds.get(place(self.kinds.len())).map_or(0, |kind| usize::from(*kind));
+        let mut rng = seeder.rng("lengths", idx, 0);
+        let mut draw = |range: TokenRange| rng.random_range(range.min..=range.max.max(range.min));
+        let one = TokenRange { min: 1, max: 1 };
+        let (input, output) = self.profiles.get(kind).map_or((one, one), |profile| (profile.input, profile.output));
+        let (input_tokens, output_tokens) = (draw(input), draw(output));
+        Plan {
+            category: self.profiles.get(kind).and_then(|profile| profile.category),
+            input_tokens,
+            output_tokens: output_tokens.min(self.max_output.unwrap_or(u32::MAX)),
+            group: self.groups.get(place(self.groups.len())).copied(),
+        }
+    }
+}
+
+/// Draws what shuffling `n` items would draw.
+fn skip_shuffle(rng: &mut ChaCha8Rng, n: usize) {
+    for idx in (1..n).rev() {
+        let _: usize = rng.random_range(0..=idx);
+    }
 }
 
 /// Fisher–Yates; our own so that a new version of a library never changes a dataset.
@@ -138,9 +175,9 @@ pub(crate) fn shuffle<T>(rng: &mut ChaCha8Rng, items: &mut [T]) {
 
 fn prefixes(
     spec: &SynthSpec,
-    seeder: &Seeder<'_>,
+    seeder: &Seeder,
     plans: &[Plan],
-    composer: &mut Composer<'_>,
+    composer: &mut Composer<impl AsRef<Tokenizer>>,
 ) -> Result<Vec<Prefix>, DataError> {
     let tokens = spec.shared_prefix_tokens();
     let groups = plans.iter().filter_map(|plan| plan.group).max().map_or(0, |last| last as usize + 1);
@@ -159,7 +196,7 @@ fn compose(
     plan: &Plan,
     prefixes: &[Prefix],
     rng: &mut ChaCha8Rng,
-    composer: &mut Composer<'_>,
+    composer: &mut Composer<impl AsRef<Tokenizer>>,
 ) -> Result<String, DataError> {
     let none = Prefix::default();
     let prefix = plan.group.and_then(|group| prefixes.get(group as usize)).unwrap_or(&none);
@@ -169,7 +206,7 @@ fn compose(
 fn compose_all(
     plans: &[Plan],
     prefixes: &[Prefix],
-    seeder: &Seeder<'_>,
+    seeder: &Seeder,
     tokenizer: &Tokenizer,
 ) -> Result<Vec<String>, DataError> {
     let threads =

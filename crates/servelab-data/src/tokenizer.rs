@@ -61,6 +61,12 @@ impl fmt::Debug for Tokenizer {
     }
 }
 
+impl AsRef<Self> for Tokenizer {
+    fn as_ref(&self) -> &Self {
+        self
+    }
+}
+
 impl Tokenizer {
     /// Loads a tokenizer. A missing file is an error that names the command which helps.
     pub fn load(source: &TokenizerSource) -> Result<Self, DataError> {
@@ -175,5 +181,10 @@ fn missing(given: &Path, reason: String) -> DataError {
 
 /// SHA-256 in lower-case hex.
 pub(crate) fn hex_sha256(bytes: &[u8]) -> String {
-    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+    hex(&Sha256::digest(bytes))
+}
+
+/// Bytes in lower-case hex.
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

@@ -2,6 +2,7 @@
 //! its load level and repeat, so that points are paired (same prompts, same arrivals) and levels of one start are not.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use serde_json::{Map, Value};
 use servelab_core::plan::{Load, Plan, PlannedCell, PlannedPoint, StopAt};
@@ -29,12 +30,12 @@ type Drawn = (Vec<Prompt>, Vec<Prompt>);
 pub(crate) struct StudyRequests<'a> {
     input: &'a StudyInput,
     plan: &'a Plan,
-    tokenizer: Tokenizer,
+    tokenizer: Arc<Tokenizer>,
 }
 
 impl<'a> StudyRequests<'a> {
     pub(crate) fn new(input: &'a StudyInput, plan: &'a Plan) -> Result<Self, DataError> {
-        Ok(Self { input, plan, tokenizer: Tokenizer::load(&input.tokenizer)? })
+        Ok(Self { input, plan, tokenizer: Arc::new(Tokenizer::load(&input.tokenizer)?) })
     }
 
     /// The dataset of a cell; offline levels are exact lengths.
@@ -66,8 +67,9 @@ impl<'a> StudyRequests<'a> {
         for (spec, seed, reuse, cells) in groups {
             let failed =
                 |error: DataError| PrepareError { code: data_code(&error).to_owned(), detail: error.to_string() };
-            let mut source =
-                PromptSource::open(&spec, &self.input.folder, &self.tokenizer, seed).map_err(failed)?.with_reuse(reuse);
+            let mut source = PromptSource::open(&spec, &self.input.folder, Arc::clone(&self.tokenizer), seed)
+                .map_err(failed)?
+                .with_reuse(reuse);
             let mut streams = Vec::new();
             for cell in &cells {
                 let stream = stream_name(cell);

@@ -13,7 +13,7 @@ use servelab_core::site::{SITE_SCHEMA_VERSION, Site};
 use servelab_core::source::{Diagnostic, SourceMap};
 use servelab_core::study::{self, EngineKind, Study};
 use servelab_core::version::VersionSpec;
-use servelab_core::workload::{DatasetSpec, GENERATOR_VERSION};
+use servelab_core::workload::GENERATOR_VERSION;
 use servelab_core::yaml::{self, Node};
 use servelab_data::{Tokenizer, TokenizerSource};
 
@@ -162,7 +162,12 @@ impl StudyInput {
         let mut out = BTreeMap::new();
         for (name, workload) in self.study.workloads.iter() {
             let at = |message: String| Diagnostic::at(self.doc.span_at(&["workloads", name, "dataset"]), message);
-            if let DatasetSpec::File(file) = &workload.dataset {
+            if let Some((key, file)) = workload.dataset.file() {
+                let path: Vec<&str> = ["workloads", name, "dataset"].into_iter().chain(key.split('.')).collect();
+                let at = |message: String| {
+                    let span = self.doc.at(&path).map_or_else(|| self.doc.span_at(&path), |node| node.span);
+                    Diagnostic::at(span, message)
+                };
                 let full = self.folder.join(&file.path);
                 if !full.is_file() {
                     return Err(at(format!("there is no dataset file `{}`", full.display()))
@@ -174,7 +179,7 @@ impl StudyInput {
                 .dataset
                 .content_key(|file| servelab_data::file_sha256(file, &self.folder))
                 .map_err(|error| at(error.to_string()))?;
-            let bounds = workload.dataset.synth().map(|spec| spec.length_bounds());
+            let bounds = workload.dataset.length_bounds();
             let cap = |tokens: u32| workload.output.max.map_or(tokens, |max| max.min(tokens));
             out.insert(
                 name.to_owned(),

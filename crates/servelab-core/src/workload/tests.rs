@@ -12,13 +12,17 @@ fn problem(value: Value) -> Option<(String, String)> {
 }
 
 #[test]
-fn the_three_kinds_parse_and_write_back() {
+fn all_kinds_parse_and_write_back() {
     for value in [
         json!({"synth": {"n": 500, "mix": {"short": 0.3, "medium": 0.5, "long": 0.2}, "seed": 42}}),
         json!({"synth": {"n": 5, "input_tokens": 6000, "output_tokens": 100, "seed": 1}}),
         json!({"suite": "medium_balanced"}),
         json!({"suite": "8k"}),
         json!({"file": {"path": "x.jsonl", "format": "sharegpt"}}),
+        json!({"trace": {"path": "t.jsonl", "format": "mooncake", "from_s": 10.0, "to_s": 20.0, "max_requests": 5, "seed": 1}}),
+        json!({"conversations": {"synth": {"n": 3, "turns": {"min": 2, "max": 4}, "user_tokens": 50,
+            "output_tokens": {"mean": 100.0, "max": 500}, "system_prompts": 1}, "think_s": {"exponential": 2.0}, "seed": 1}}),
+        json!({"conversations": {"file": {"path": "c.json", "format": "sharegpt"}, "max_turns": 3, "seed": 1}}),
     ] {
         let spec = parse(value.clone()).expect("parses");
         assert_eq!(spec.validate(), Ok(()), "{value}");
@@ -35,6 +39,10 @@ fn unknown_keys_and_names_are_errors() {
         json!({"suite": "medium"}),
         json!({"file": {"path": "x", "format": "csv"}}),
         json!({"file": {"path": "x", "sha": 1}}),
+        json!({"trace": {"path": "x", "format": "burst"}}),
+        json!({"conversations": {"synth": {"turns": {"min": 1}, "user_tokens": 1, "output_tokens": 1}}}),
+        json!({"conversations": {"synth": {"turns": {"min": 1, "mean": 2, "max": 3}, "user_tokens": 1, "output_tokens": 1}}}),
+        json!({"conversations": {"synth": {"turns": -1, "user_tokens": 1, "output_tokens": 1}}}),
         json!({}),
     ] {
         assert!(parse(value.clone()).is_err(), "{value}");
@@ -71,6 +79,99 @@ fn problems_name_their_key() {
         "shortest prompt has 16",
     );
     assert_eq!(problem(json!({"file": {"path": " "}})).map(|(key, _)| key), Some("file.path".to_owned()));
+}
+
+#[test]
+fn problems_of_traces_and_conversations_name_their_key() {
+    let check = |spec: Value, key: &str, part: &str| {
+        let (found, message) = problem(spec.clone()).unwrap_or_else(|| panic!("{spec} must fail"));
+        assert_eq!(found, key, "{spec}");
+        assert!(message.contains(part), "{spec}: {message}");
+    };
+    let trace = |more: Value| {
+        let mut spec = json!({"path": "t.csv"});
+        spec.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        json!({"trace": spec})
+    };
+    check(trace(json!({"path": ""})), "trace.path", "must name a file");
+    check(trace(json!({"from_s": -1.0})), "trace.from_s", "is -1");
+    check(trace(json!({"from_s": 5.0, "to_s": 5.0})), "trace.to_s", "more than `from_s` (5)");
+    check(trace(json!({"max_requests": 0})), "trace.max_requests", "between 1");
+    check(trace(json!({"block_tokens": 0})), "trace.block_tokens", "between 1");
+    let talks = |more: Value| json!({"conversations": more});
+    let synth = |more: Value| {
+        let mut spec = json!({"turns": 2, "user_tokens": 10, "output_tokens": 10});
+        spec.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        json!({"conversations": {"synth": spec}})
+    };
+    check(talks(json!({})), "conversations.synth", "is missing");
+    check(
+        talks(json!({"file": {"path": "x"}, "synth": {"turns": 1, "user_tokens": 1, "output_tokens": 1}})),
+        "conversations.file",
+        "beside `synth`",
+    );
+    check(talks(json!({"file": {"path": ""}})), "conversations.file.path", "must name");
+    check(talks(json!({"file": {"path": "x", "format": "legacy"}})), "conversations.file.format", "single prompts");
+    check(talks(json!({"file": {"path": "x"}, "max_turns": 0})), "conversations.max_turns", "between 1");
+    check(talks(json!({"file": {"path": "x"}, "think_s": {"constant": -1.0}})), "conversations.think_s.constant", "-1");
+    check(synth(json!({"turns": 0})), "conversations.synth.turns", "between 1 and 1000");
+    check(synth(json!({"user_tokens": {"min": 5, "max": 2}})), "conversations.synth.user_tokens", "min 5 above max 2");
+    check(synth(json!({"output_tokens": {"mean": 0.5, "max": 2}})), "conversations.synth.output_tokens", "1 ≤ mean");
+}
+
+#[test]
+fn what_is_measured_enters_the_identity() {
+    let key =
+        |value: Value| parse(value).unwrap().content_key(|file| Ok::<_, ()>(format!("sha of {}", file.path))).unwrap();
+    let trace = |more: Value| {
+        let mut spec = json!({"path": "t.csv"});
+        spec.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        key(json!({"trace": spec}))
+    };
+    assert_eq!(trace(json!({})), trace(json!({"from_s": 0.0, "block_tokens": 512, "seed": 42})));
+    for more in [
+        json!({"to_s": 9.0}),
+        json!({"from_s": 1.0}),
+        json!({"max_requests": 9}),
+        json!({"seed": 1}),
+        json!({"path": "u.csv"}),
+    ] {
+        assert_ne!(trace(json!({})), trace(more));
+    }
+    let talks = |n: u32, turns: u32, think: f64| {
+        key(json!({"conversations": {"synth": {"n": n, "turns": turns, "user_tokens": 9, "output_tokens": 9},
+            "think_s": {"constant": think}}}))
+    };
+    assert_eq!(talks(1, 2, 0.5), talks(7, 2, 0.5));
+    assert_ne!(talks(1, 2, 0.5), talks(1, 3, 0.5));
+    assert_ne!(talks(1, 2, 0.5), talks(1, 2, 0.6));
+}
+
+#[test]
+fn spreads_follow_their_distribution() {
+    let draws = |spread: Spread| (0..10_000).map(|i| spread.at((f64::from(i) + 0.5) / 1e4)).collect::<Vec<u32>>();
+    let mean = |values: &[u32]| values.iter().map(|v| f64::from(*v)).sum::<f64>() / values.len() as f64;
+    assert!(draws(Spread::Fixed(7)).iter().all(|n| *n == 7));
+    let uniform = draws(Spread::Uniform { min: 3, max: 6 });
+    assert_eq!((uniform.iter().min(), uniform.iter().max(), mean(&uniform)), (Some(&3), Some(&6), 4.5));
+    let geometric = draws(Spread::Geometric { mean: 4.0, max: 1000 });
+    assert!((mean(&geometric) - 4.0).abs() < 0.02, "{}", mean(&geometric));
+    assert_eq!(geometric.iter().filter(|n| **n == 1).count(), 2_500);
+    assert_eq!(draws(Spread::Geometric { mean: 4.0, max: 5 }).iter().max(), Some(&5));
+    assert_eq!(Spread::Uniform { min: 1, max: u32::MAX }.at(1.0), u32::MAX);
+    assert_eq!(Spread::Geometric { mean: 1.0, max: 3 }.at(0.99), 1);
+}
+
+#[test]
+fn a_conversation_grows_with_its_turns() {
+    let mut synth = ConversationSynth::exact(3, 10, 100);
+    synth.system_tokens = Some(50);
+    let mut spec = ConversationSpec::generated(synth);
+    let bounds = spec.length_bounds().unwrap();
+    assert_eq!((bounds.input.min, bounds.input.max, bounds.output.max), (60, 50 + 2 * 110 + 10, 100));
+    spec.max_turns = Some(2);
+    assert_eq!(spec.length_bounds().unwrap().input.max, 170);
+    assert_eq!(spec.most_turns(), Some(2));
 }
 
 #[test]

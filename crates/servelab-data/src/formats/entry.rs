@@ -67,18 +67,8 @@ fn legacy(object: &Map<String, Value>) -> Result<Entry, String> {
 }
 
 fn openai(object: &Map<String, Value>) -> Result<Option<Entry>, String> {
-    let request = match object.get("body") {
-        None => object,
-        Some(Value::Object(body)) => body,
-        Some(other) => return Err(wrong("body", "an object", other)),
-    };
-    let list = match request.get("messages") {
-        Some(Value::Array(list)) => list,
-        Some(other) => return Err(wrong("messages", "a list", other)),
-        None => return Err("has no `messages`; expected a list of {\"role\", \"content\"}".to_owned()),
-    };
-    let mut messages =
-        list.iter().enumerate().map(|(idx, message)| openai_message(idx, message)).collect::<Result<Vec<_>, _>>()?;
+    let request = openai_request(object)?;
+    let mut messages = openai_messages(request)?;
     // Training files end with the answer; it must not be sent, but tells how long an answer is.
     let answer = messages.pop_if(|last| last.role == "assistant").map(|last| last.content);
     if messages.is_empty() {
@@ -86,21 +76,108 @@ fn openai(object: &Map<String, Value>) -> Result<Option<Entry>, String> {
     }
     let mut entry = Entry::new(PromptBody::Messages(messages));
     entry.answer = answer;
-    entry.output_tokens = match whole(request, "max_completion_tokens", 1)? {
-        Some(tokens) => Some(tokens),
-        None => whole(request, "max_tokens", 1)?,
-    };
+    entry.output_tokens = openai_max_tokens(request)?;
     entry.temperature = match request.get("temperature") {
         None | Some(Value::Null) => None,
         Some(value) => {
             Some(value.as_f64().filter(|t| *t >= 0.0).ok_or_else(|| wrong("temperature", "a number from 0", value))?)
         }
     };
-    entry.id = match id(object, "custom_id")? {
-        Some(custom) => Some(custom),
-        None => id(object, "id")?,
-    };
+    entry.id = openai_id(object)?;
     Ok(Some(entry))
+}
+
+fn openai_request(object: &Map<String, Value>) -> Result<&Map<String, Value>, String> {
+    match object.get("body") {
+        None => Ok(object),
+        Some(Value::Object(body)) => Ok(body),
+        Some(other) => Err(wrong("body", "an object", other)),
+    }
+}
+
+fn openai_messages(request: &Map<String, Value>) -> Result<Vec<Message>, String> {
+    let list = match request.get("messages") {
+        Some(Value::Array(list)) => list,
+        Some(other) => return Err(wrong("messages", "a list", other)),
+        None => return Err("has no `messages`; expected a list of {\"role\", \"content\"}".to_owned()),
+    };
+    list.iter().enumerate().map(|(idx, message)| openai_message(idx, message)).collect()
+}
+
+fn openai_max_tokens(request: &Map<String, Value>) -> Result<Option<u32>, String> {
+    match whole(request, "max_completion_tokens", 1)? {
+        Some(tokens) => Ok(Some(tokens)),
+        None => whole(request, "max_tokens", 1),
+    }
+}
+
+fn openai_id(object: &Map<String, Value>) -> Result<Option<String>, String> {
+    match id(object, "custom_id")? {
+        Some(custom) => Ok(Some(custom)),
+        None => id(object, "id"),
+    }
+}
+
+/// A conversation of several turns, before its tokens are counted.
+#[derive(Debug)]
+pub(crate) struct Talk {
+    pub(crate) id: Option<String>,
+    /// System messages before the first question.
+    pub(crate) system: Option<String>,
+    /// Questions, each with the recorded answer.
+    pub(crate) turns: Vec<(String, Option<String>)>,
+    /// Output length stated for all answers.
+    pub(crate) output_tokens: Option<u32>,
+}
+
+/// Reads one conversation; `None` when nobody asks anything. Messages of one side that follow each other are joined by a
+/// blank line; an answer before the first question is dropped.
+pub(crate) fn parse_talk(value: &Value, format: FileFormat) -> Result<Option<Talk>, String> {
+    let object = value.as_object().ok_or_else(|| format!("holds {}; expected a JSON object", kind_of(value)))?;
+    let (messages, mut talk) = match format {
+        FileFormat::Sharegpt => {
+            let talk = Talk { id: id(object, "id")?, system: None, turns: Vec::new(), output_tokens: None };
+            (sharegpt_messages(object)?, talk)
+        }
+        FileFormat::Messages | FileFormat::Openai => {
+            let request = openai_request(object)?;
+            let talk = Talk {
+                id: openai_id(object)?,
+                system: None,
+                turns: Vec::new(),
+                output_tokens: openai_max_tokens(request)?,
+            };
+            (openai_messages(request)?, talk)
+        }
+        FileFormat::Legacy | FileFormat::Auto => {
+            return Err("holds a single prompt; expected `conversations` or `messages`".to_owned());
+        }
+    };
+    let join = |text: &mut String, more: &str| {
+        text.push_str("\n\n");
+        text.push_str(more);
+    };
+    for (idx, message) in messages.into_iter().enumerate() {
+        match (message.role.as_str(), talk.turns.last_mut()) {
+            ("system" | "developer", None) => match &mut talk.system {
+                Some(system) => join(system, &message.content),
+                None => talk.system = Some(message.content),
+            },
+            ("assistant", None) => {}
+            ("assistant", Some((_, Some(answer)))) => join(answer, &message.content),
+            ("assistant", Some((_, answer))) => *answer = Some(message.content),
+            ("user", Some((question, None))) => join(question, &message.content),
+            ("user", _) => talk.turns.push((message.content, None)),
+            (other, _) => {
+                return Err(format!(
+                    "message {} is from `{other}`; in a conversation expected system first, then user and assistant",
+                    idx + 1
+                ));
+            }
+        }
+    }
+    talk.turns.retain(|(question, _)| !question.trim().is_empty());
+    Ok(Some(talk).filter(|talk| !talk.turns.is_empty()))
 }
 
 fn openai_message(idx: usize, value: &Value) -> Result<Message, String> {
@@ -123,35 +200,20 @@ fn openai_message(idx: usize, value: &Value) -> Result<Message, String> {
 }
 
 fn sharegpt(object: &Map<String, Value>) -> Result<Option<Entry>, String> {
-    let turns = match object.get("conversations") {
-        Some(Value::Array(turns)) => turns,
-        Some(other) => return Err(wrong("conversations", "a list", other)),
-        None => return Err("has no `conversations`; expected a list of {\"from\", \"value\"}".to_owned()),
-    };
     let mut messages: Vec<Message> = Vec::new();
     let mut answer = None;
     let mut asked = false;
-    for (idx, turn) in turns.iter().enumerate() {
-        let at = format!("turn {}", idx + 1);
-        let turn = turn.as_object().ok_or_else(|| format!("{at} is {}; expected an object", kind_of(turn)))?;
-        let from = string(turn, "from")?.ok_or_else(|| format!("{at} has no `from`"))?;
-        let content = string(turn, "value")?.ok_or_else(|| format!("{at} has no `value`"))?;
-        let role = match from.as_str() {
-            "human" | "user" => "user",
-            "gpt" | "chatgpt" | "assistant" | "bing" | "bard" => "assistant",
-            "system" => "system",
-            other => return Err(format!("{at} is from `{other}`; expected human, gpt or system")),
-        };
+    for message in sharegpt_messages(object)? {
         // The first question is the prompt and the reply to it the target; a reply before any question is dropped.
-        match role {
+        match message.role.as_str() {
             "assistant" if asked => {
-                answer = Some(content);
+                answer = Some(message.content);
                 break;
             }
             "assistant" => {}
-            _ => {
+            role => {
                 asked |= role == "user";
-                messages.push(Message { role: role.to_owned(), content });
+                messages.push(message);
             }
         }
     }
@@ -162,6 +224,29 @@ fn sharegpt(object: &Map<String, Value>) -> Result<Option<Entry>, String> {
     entry.answer = answer;
     entry.id = id(object, "id")?;
     Ok(Some(entry))
+}
+
+/// All turns under the roles of the chat API.
+fn sharegpt_messages(object: &Map<String, Value>) -> Result<Vec<Message>, String> {
+    let turns = match object.get("conversations") {
+        Some(Value::Array(turns)) => turns,
+        Some(other) => return Err(wrong("conversations", "a list", other)),
+        None => return Err("has no `conversations`; expected a list of {\"from\", \"value\"}".to_owned()),
+    };
+    let message = |(idx, turn): (usize, &Value)| {
+        let at = format!("turn {}", idx + 1);
+        let turn = turn.as_object().ok_or_else(|| format!("{at} is {}; expected an object", kind_of(turn)))?;
+        let from = string(turn, "from")?.ok_or_else(|| format!("{at} has no `from`"))?;
+        let content = string(turn, "value")?.ok_or_else(|| format!("{at} has no `value`"))?;
+        let role = match from.as_str() {
+            "human" | "user" => "user",
+            "gpt" | "chatgpt" | "assistant" | "bing" | "bard" => "assistant",
+            "system" => "system",
+            other => return Err(format!("{at} is from `{other}`; expected human, gpt or system")),
+        };
+        Ok(Message { role: role.to_owned(), content })
+    };
+    turns.iter().enumerate().map(message).collect()
 }
 
 fn string(object: &Map<String, Value>, key: &str) -> Result<Option<String>, String> {

@@ -29,14 +29,14 @@ const MAX_CORRECTIONS: usize = 200;
 
 /// Text that several prompts start with.
 #[derive(Debug, Default)]
-pub(super) struct Prefix {
+pub(crate) struct Prefix {
     pub(super) text: String,
     pub(super) tokens: u32,
 }
 
-/// Writes prompts for one tokenizer and remembers what words cost.
-pub(super) struct Composer<'t> {
-    tokenizer: &'t Tokenizer,
+/// Writes prompts for one tokenizer, borrowed or shared, and remembers what words cost.
+pub(crate) struct Composer<T> {
+    tokenizer: T,
     costs: HashMap<String, u32>,
     /// What words cost at the start of a paragraph, the break included.
     break_costs: HashMap<String, u32>,
@@ -44,8 +44,8 @@ pub(super) struct Composer<'t> {
     closings: Vec<(u32, &'static str)>,
 }
 
-impl<'t> Composer<'t> {
-    pub(super) fn new(tokenizer: &'t Tokenizer) -> Result<Self, DataError> {
+impl<T: AsRef<Tokenizer>> Composer<T> {
+    pub(crate) fn new(tokenizer: T) -> Result<Self, DataError> {
         let mut composer = Self { tokenizer, costs: HashMap::new(), break_costs: HashMap::new(), closings: Vec::new() };
         for closing in CLOSINGS {
             let cost = composer.cost(closing)?;
@@ -56,13 +56,13 @@ impl<'t> Composer<'t> {
     }
 
     /// A text of exactly `wanted` tokens that begins with the prefix.
-    pub(super) fn compose(&mut self, rng: &mut ChaCha8Rng, wanted: u32, prefix: &Prefix) -> Result<String, DataError> {
+    pub(crate) fn compose(&mut self, rng: &mut ChaCha8Rng, wanted: u32, prefix: &Prefix) -> Result<String, DataError> {
         let topic = topic(rng);
         let mut draft = Draft { text: prefix.text.clone(), left: wanted.saturating_sub(prefix.tokens) };
         let opener = if draft.left < OPENER_TOKENS { Sentence::ShortOpener } else { Sentence::Opener };
         let mut first = String::new();
         sentence(rng, topic, opener, &mut first);
-        let cost = if draft.text.is_empty() { self.tokenizer.count(&first)? } else { self.cost(&first)? };
+        let cost = if draft.text.is_empty() { self.tokenizer.as_ref().count(&first)? } else { self.cost(&first)? };
         draft.push(" ", &first, cost);
         if wanted < DOCUMENT_TOKENS {
             self.add(rng, topic, Sentence::Request, &mut draft)?;
@@ -72,7 +72,23 @@ impl<'t> Composer<'t> {
             self.document(rng, topic, &mut draft)?;
         }
         self.close(rng, &mut draft)?;
-        self.correct(draft.text, wanted, prefix.text.len())
+        self.fit(draft.text, wanted, prefix.text.len())
+    }
+
+    /// A piece of exactly `wanted` tokens that stands behind other text: it begins with a space, and neither greets nor
+    /// asks, since it may be any part of a prompt.
+    pub(crate) fn block(&mut self, rng: &mut ChaCha8Rng, wanted: u32) -> Result<String, DataError> {
+        let topic = topic(rng);
+        let mut draft = Draft { text: String::new(), left: wanted };
+        let mut first = String::from(" ");
+        sentence(rng, topic, Sentence::Statement, &mut first);
+        let cost = self.tokenizer.as_ref().count(&first)?;
+        if cost <= wanted {
+            draft.push("", &first, cost);
+            self.document(rng, topic, &mut draft)?;
+        }
+        self.close(rng, &mut draft)?;
+        self.fit(draft.text, wanted, 0)
     }
 
     /// Paragraphs until nothing fits any more. Long documents wander between topics, as real ones do.
@@ -165,8 +181,8 @@ impl<'t> Composer<'t> {
                 continue;
             }
             let before = if breaks { separator } else { " " };
-            let joined = self.tokenizer.count(&format!("a.{before}{word}"))?;
-            let cost = joined.saturating_sub(self.tokenizer.count("a.")?);
+            let joined = self.tokenizer.as_ref().count(&format!("a.{before}{word}"))?;
+            let cost = joined.saturating_sub(self.tokenizer.as_ref().count("a.")?);
             let known = if breaks { &mut self.break_costs } else { &mut self.costs };
             known.insert(word.to_owned(), cost);
             sum += cost;
@@ -175,14 +191,14 @@ impl<'t> Composer<'t> {
     }
 
     /// Counts the whole text and repairs it until the count is right. The first `keep` bytes are never touched.
-    fn correct(&mut self, mut text: String, wanted: u32, keep: usize) -> Result<String, DataError> {
-        let mut anchor = Anchor::new(self.tokenizer, &text)?;
+    pub(crate) fn fit(&mut self, mut text: String, wanted: u32, keep: usize) -> Result<String, DataError> {
+        let mut anchor = Anchor::new(self.tokenizer.as_ref(), &text)?;
         let mut reached = anchor.whole;
         let mut counted_whole = true;
         for attempt in 0..MAX_CORRECTIONS {
             if reached == wanted && !counted_whole {
                 // What was added up from a part may be off; only the whole text's count is the truth.
-                anchor = Anchor::new(self.tokenizer, &text)?;
+                anchor = Anchor::new(self.tokenizer.as_ref(), &text)?;
                 reached = anchor.whole;
             }
             if reached == wanted {
@@ -196,10 +212,10 @@ impl<'t> Composer<'t> {
                 }
                 self.drop_words(&mut text, surplus, keep)?;
                 if text.len() <= anchor.at {
-                    anchor = Anchor::new(self.tokenizer, &text)?;
+                    anchor = Anchor::new(self.tokenizer.as_ref(), &text)?;
                 }
             }
-            reached = anchor.count(self.tokenizer, &text)?;
+            reached = anchor.count(self.tokenizer.as_ref(), &text)?;
         }
         Err(DataError::Length { wanted, reached })
     }
@@ -238,7 +254,7 @@ impl<'t> Composer<'t> {
         for (separator, piece) in pieces {
             text.push_str(separator);
             text.push_str(piece);
-            let n = anchor.count(self.tokenizer, text)?;
+            let n = anchor.count(self.tokenizer.as_ref(), text)?;
             if n > reached && n <= wanted {
                 return Ok(true);
             }

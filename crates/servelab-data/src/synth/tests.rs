@@ -19,14 +19,14 @@ fn check_counts(prompts: &[Prompt], tokenizer: &Tokenizer) {
 }
 
 /// A tokenizer that cuts text in a quite different way: one token per byte.
-fn byte_tokenizer() -> Tokenizer {
+pub(crate) fn byte_tokenizer() -> Tokenizer {
     let dir = tempfile::tempdir().unwrap();
     std::fs::write(dir.path().join("tokenizer.json"), crate::tokenizer::byte_level_json()).unwrap();
     Tokenizer::load(&TokenizerSource::Path(dir.path().into())).unwrap()
 }
 
 /// A tokenizer whose tokens cross word boundaries and whose text starts with a space of its own, as sentencepiece's do.
-fn metaspace_tokenizer() -> Tokenizer {
+pub(crate) fn metaspace_tokenizer() -> Tokenizer {
     let mut vocab: HashMap<String, u32> = HashMap::new();
     let mut scores: Vec<(String, f64)> = vec![("<unk>".to_owned(), 0.0)];
     for byte in 33..127u8 {

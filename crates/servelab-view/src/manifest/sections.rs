@@ -128,6 +128,13 @@ fn dataset_facts(workload: &Workload) -> Vec<(String, String)> {
     let mut fact = |name: &str, value: String| facts.push((name.to_owned(), value));
     match &workload.dataset {
         DatasetSpec::File(file) => fact("File", format!("`{}` ({})", file.path, file.format.as_str())),
+        DatasetSpec::Trace(trace) => {
+            fact("Trace", format!("`{}` ({}), text generated", trace.path, trace.format.as_str()))
+        }
+        DatasetSpec::Conversations(spec) => fact(
+            "Conversations",
+            spec.file.as_ref().map_or_else(|| "generated".to_owned(), |file| format!("`{}`", file.path)),
+        ),
         DatasetSpec::Suite(suite) => fact("Dataset", format!("`{}`, generated", suite.as_str())),
         DatasetSpec::Synth(_) => fact("Dataset", "generated".to_owned()),
     }

@@ -225,7 +225,7 @@ fn load_spec(
         (None, None, Some(duration), Some(in_flight)) => timed_window_size(duration, in_flight, longest),
         _ => 1,
     };
-    let mut source = PromptSource::open(&spec, std::path::Path::new(""), &tokenizer, args.seed)?;
+    let mut source = PromptSource::open(&spec, std::path::Path::new(""), Arc::new(tokenizer), args.seed)?;
     let streams = [
         StreamRequest { name: "bench/warmup".to_owned(), n: args.warmup as usize },
         StreamRequest { name: "bench/window".to_owned(), n },
