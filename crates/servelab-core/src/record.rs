@@ -136,8 +136,13 @@ pub struct RequestRecord {
     pub http_status: Option<i32>,
     /// Queue time that the server reported, milliseconds.
     pub server_queue_ms: Option<f64>,
-    /// TTFT that the server reported, milliseconds.
+    /// TTFT that the server reported, milliseconds, from its receipt of the request: vLLM counts from the first
+    /// scheduling, so its queue time is added. llama.cpp reports the prompt's processing only.
     pub server_ttft_ms: Option<f64>,
+    /// Mean time per token after the first that the server reported, milliseconds.
+    pub server_itl_ms: Option<f64>,
+    /// Time from its receipt of the request to the last token that the server reported, milliseconds.
+    pub server_e2e_ms: Option<f64>,
     /// Bytes received, headers included.
     pub bytes_received: i64,
 }
@@ -171,6 +176,8 @@ impl RequestRecord {
             http_status: None,
             server_queue_ms: None,
             server_ttft_ms: None,
+            server_itl_ms: None,
+            server_e2e_ms: None,
             bytes_received: 0,
         }
     }

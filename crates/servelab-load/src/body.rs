@@ -11,9 +11,9 @@ use crate::target::Endpoint;
 pub enum Prompt {
     /// Plain text; for the chat endpoint it becomes one user message.
     Text(String),
-    /// Token ids; completions only.
+    /// Token ids; every endpoint but chat.
     TokenIds(Vec<u32>),
-    /// Chat messages as they go over the wire; for completions their contents are joined by blank lines.
+    /// Chat messages as they go over the wire; for all other endpoints their contents are joined by blank lines.
     Messages(Vec<Value>),
 }
 
@@ -30,45 +30,92 @@ pub struct BodyOptions {
     pub temperature: Option<f64>,
     /// Ask for a stream with a final usage event.
     pub stream: bool,
-    /// Further fields; they win over the ones above.
+    /// Further fields; they win over the ones above. An object (SGLang's `sampling_params`) is merged into ours.
     pub extra: Map<String, Value>,
 }
 
 /// Serialises one request. Token ids on the chat endpoint have no wire form and are sent as a `prompt` field, which
 /// servers refuse with a clear message.
 pub fn request_body(endpoint: Endpoint, prompt: &Prompt, options: &BodyOptions) -> Vec<u8> {
+    let mut body = match endpoint {
+        Endpoint::Completions | Endpoint::Chat => openai(endpoint, prompt, options),
+        Endpoint::SglangGenerate => sglang(prompt, options),
+        Endpoint::LlamaCppCompletion => llama_cpp(prompt, options),
+    };
+    insert(&mut body, "stream", &options.stream);
+    for (key, value) in &options.extra {
+        match (body.get_mut(key), value) {
+            (Some(Value::Object(ours)), Value::Object(theirs)) => ours.extend(theirs.clone()),
+            _ => {
+                body.insert(key.clone(), value.clone());
+            }
+        }
+    }
+    Value::Object(body).to_string().into_bytes()
+}
+
+fn openai(endpoint: Endpoint, prompt: &Prompt, options: &BodyOptions) -> Map<String, Value> {
     let mut body = Map::new();
-    body.insert("model".to_owned(), json!(options.model));
+    insert(&mut body, "model", &options.model);
     match (endpoint, prompt) {
         (Endpoint::Chat, Prompt::Text(text)) => {
             insert(&mut body, "messages", &json!([{"role": "user", "content": text}]))
         }
         (Endpoint::Chat, Prompt::Messages(messages)) => insert(&mut body, "messages", messages),
-        (Endpoint::Completions, Prompt::Messages(messages)) => {
-            let parts: Vec<&str> =
-                messages.iter().filter_map(|message| message.get("content").and_then(Value::as_str)).collect();
-            insert(&mut body, "prompt", &parts.join("\n\n"));
-        }
-        (Endpoint::Completions, Prompt::Text(text)) => insert(&mut body, "prompt", text),
+        (_, Prompt::Messages(messages)) => insert(&mut body, "prompt", &joined(messages)),
+        (_, Prompt::Text(text)) => insert(&mut body, "prompt", text),
         (_, Prompt::TokenIds(ids)) => insert(&mut body, "prompt", ids),
     }
-    if let Some(max_tokens) = options.max_tokens {
-        insert(&mut body, "max_tokens", &max_tokens);
-    }
-    if options.ignore_eos {
-        insert(&mut body, "ignore_eos", &true);
-    }
-    if let Some(temperature) = options.temperature {
-        insert(&mut body, "temperature", &temperature);
-    }
-    insert(&mut body, "stream", &options.stream);
+    sampling(&mut body, "max_tokens", options);
     if options.stream {
         insert(&mut body, "stream_options", &json!({"include_usage": true}));
     }
-    for (key, value) in &options.extra {
-        body.insert(key.clone(), value.clone());
+    body
+}
+
+/// SGLang's own form: what concerns sampling is an object of its own, the model is the server's.
+fn sglang(prompt: &Prompt, options: &BodyOptions) -> Map<String, Value> {
+    let mut body = Map::new();
+    match prompt {
+        Prompt::Text(text) => insert(&mut body, "text", text),
+        Prompt::TokenIds(ids) => insert(&mut body, "input_ids", ids),
+        Prompt::Messages(messages) => insert(&mut body, "text", &joined(messages)),
     }
-    Value::Object(body).to_string().into_bytes()
+    let mut params = Map::new();
+    sampling(&mut params, "max_new_tokens", options);
+    insert(&mut body, "sampling_params", &params);
+    body
+}
+
+/// llama.cpp's own form. Token ids are asked for: its events hold whole characters, not tokens.
+fn llama_cpp(prompt: &Prompt, options: &BodyOptions) -> Map<String, Value> {
+    let mut body = Map::new();
+    match prompt {
+        Prompt::Text(text) => insert(&mut body, "prompt", text),
+        Prompt::TokenIds(ids) => insert(&mut body, "prompt", ids),
+        Prompt::Messages(messages) => insert(&mut body, "prompt", &joined(messages)),
+    }
+    sampling(&mut body, "n_predict", options);
+    insert(&mut body, "return_tokens", &true);
+    body
+}
+
+fn sampling(body: &mut Map<String, Value>, max_tokens_key: &str, options: &BodyOptions) {
+    if let Some(max_tokens) = options.max_tokens {
+        insert(body, max_tokens_key, &max_tokens);
+    }
+    if options.ignore_eos {
+        insert(body, "ignore_eos", &true);
+    }
+    if let Some(temperature) = options.temperature {
+        insert(body, "temperature", &temperature);
+    }
+}
+
+fn joined(messages: &[Value]) -> String {
+    let parts: Vec<&str> =
+        messages.iter().filter_map(|message| message.get("content").and_then(Value::as_str)).collect();
+    parts.join("\n\n")
 }
 
 fn insert(body: &mut Map<String, Value>, key: &str, value: &(impl Serialize + ?Sized)) {
@@ -126,6 +173,29 @@ mod tests {
             Prompt::Messages(messages),
             &BodyOptions { stream: false, max_tokens: None, temperature: None, ..options() },
             json!({"model":"m","prompt":"s\n\nu","stream":false}),
+        );
+    }
+
+    #[test]
+    fn native_shapes() {
+        let extra = json!({"sampling_params": {"top_k": 1}, "return_logprob": true}).as_object().unwrap().clone();
+        check(
+            Endpoint::SglangGenerate,
+            Prompt::Text("hi".to_owned()),
+            &BodyOptions { ignore_eos: true, extra, ..options() },
+            json!({"text":"hi","sampling_params":{"max_new_tokens":8,"ignore_eos":true,"temperature":0.0,"top_k":1},"stream":true,"return_logprob":true}),
+        );
+        check(
+            Endpoint::SglangGenerate,
+            Prompt::TokenIds(vec![3]),
+            &BodyOptions { max_tokens: None, temperature: None, ..options() },
+            json!({"input_ids":[3],"sampling_params":{},"stream":true}),
+        );
+        check(
+            Endpoint::LlamaCppCompletion,
+            Prompt::TokenIds(vec![1, 2]),
+            &BodyOptions { stream: false, ..options() },
+            json!({"prompt":[1,2],"n_predict":8,"temperature":0.0,"return_tokens":true,"stream":false}),
         );
     }
 }

@@ -13,6 +13,8 @@ pub const CLIENT_RESOURCES: &str = "client_resources";
 pub const CONNECTION_RESET: &str = "connection_reset";
 /// The response was not complete within the request timeout.
 pub const REQUEST_TIMEOUT: &str = "request_timeout";
+/// Nothing arrived for as long as the idle timeout allows.
+pub const IDLE_TIMEOUT: &str = "idle_timeout";
 /// A redirect; they are not followed.
 pub const HTTP_3XX: &str = "http_3xx";
 /// A 4xx status other than 429.
@@ -31,23 +33,30 @@ pub const TRUNCATED_STREAM: &str = "truncated_stream";
 pub const MALFORMED_SSE: &str = "malformed_sse";
 /// The response is not HTTP/1.1, or a 2xx body is neither an event stream nor JSON.
 pub const MALFORMED_HTTP: &str = "malformed_http";
+/// The body is compressed although the request asked for plain bytes.
+pub const UNSUPPORTED_ENCODING: &str = "unsupported_encoding";
+/// The server ended the answer itself: finish reason `abort` or `error`.
+pub const SERVER_ABORTED: &str = "server_aborted";
 /// The response ended properly and carried no token.
 pub const ZERO_TOKENS: &str = "zero_tokens";
 /// `ignore_eos` was set and fewer tokens came than were asked for.
 pub const EARLY_STOP: &str = "early_stop";
+/// `ignore_eos` was set and the server counted more tokens than were asked for.
+pub const OVER_DELIVERY: &str = "over_delivery";
 /// The run was cancelled while the request was waiting or in flight.
 pub const CANCELLED: &str = "cancelled";
 /// Cut off by the end of the run: neither success nor failure.
 pub const CENSORED: &str = "censored";
 
 /// Every code with its explanation, in the order of this file.
-pub const ALL: [(&str, &str); 19] = [
+pub const ALL: [(&str, &str); 23] = [
     (CONNECT_REFUSED, "the server refused the connection"),
     (CONNECT_TIMEOUT, "the connection was not established in time"),
     (CONNECT_FAILED, "the connection could not be made (no route, network down)"),
     (CLIENT_RESOURCES, "this machine had no file descriptor or port left for another connection"),
     (CONNECTION_RESET, "the connection was reset, or closed before the first response byte"),
     (REQUEST_TIMEOUT, "the response was not complete within the request timeout"),
+    (IDLE_TIMEOUT, "nothing arrived for as long as the idle timeout allows"),
     (HTTP_3XX, "the server answered with a redirect, which is not followed"),
     (HTTP_4XX, "the server answered with a 4xx status other than 429"),
     (HTTP_429, "the server answered 429 Too Many Requests"),
@@ -57,8 +66,11 @@ pub const ALL: [(&str, &str); 19] = [
     (TRUNCATED_STREAM, "the response ended without [DONE], a finish reason or its last chunk"),
     (MALFORMED_SSE, "an event of the stream was not the JSON it should be"),
     (MALFORMED_HTTP, "the response was not HTTP/1.1, or its body neither an event stream nor JSON"),
+    (UNSUPPORTED_ENCODING, "the body was compressed although the request asked for plain bytes"),
+    (SERVER_ABORTED, "the server ended the answer itself (finish reason abort or error)"),
     (ZERO_TOKENS, "the response ended properly but carried no token"),
     (EARLY_STOP, "ignore_eos was set and fewer tokens came than were asked for"),
+    (OVER_DELIVERY, "ignore_eos was set and more tokens came than were asked for"),
     (CANCELLED, "the run was cancelled while the request was waiting or in flight"),
     (CENSORED, "the end of the run cut the request off; neither success nor failure"),
 ];

@@ -6,22 +6,46 @@ use std::net::{SocketAddr, ToSocketAddrs};
 
 use crate::error::LoadError;
 
-/// Which OpenAI-style endpoint is driven.
+/// Which endpoint is driven.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Endpoint {
-    /// `/v1/completions`
+    /// OpenAI's `/v1/completions`.
     Completions,
-    /// `/v1/chat/completions`
+    /// OpenAI's `/v1/chat/completions`.
     Chat,
+    /// SGLang's own `/generate`.
+    SglangGenerate,
+    /// llama.cpp's own `/completion`.
+    LlamaCppCompletion,
 }
 
 impl Endpoint {
+    /// Every endpoint.
+    pub const ALL: [Self; 4] = [Self::Completions, Self::Chat, Self::SglangGenerate, Self::LlamaCppCompletion];
+
     /// Path below the server's root.
     pub fn path(self) -> &'static str {
         match self {
             Self::Completions => "/v1/completions",
             Self::Chat => "/v1/chat/completions",
+            Self::SglangGenerate => "/generate",
+            Self::LlamaCppCompletion => "/completion",
         }
+    }
+
+    /// Name on the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Completions => "completions",
+            Self::Chat => "chat",
+            Self::SglangGenerate => "sglang-generate",
+            Self::LlamaCppCompletion => "llamacpp-completion",
+        }
+    }
+
+    /// Reads a name written by [`Endpoint::name`].
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|endpoint| endpoint.name() == name)
     }
 }
 
@@ -91,7 +115,7 @@ impl Target {
         let root = path.trim_end_matches('/');
         let root = root.strip_suffix("/v1").unwrap_or(root);
         let mut head = format!(
-            "POST {root}{} HTTP/1.1\r\nHost: {authority}\r\nUser-Agent: servelab\r\nAccept: text/event-stream, application/json\r\nContent-Type: application/json\r\n",
+            "POST {root}{} HTTP/1.1\r\nHost: {authority}\r\nUser-Agent: servelab\r\nAccept: text/event-stream, application/json\r\nAccept-Encoding: identity\r\nContent-Type: application/json\r\n",
             self.endpoint.path()
         );
         if let Some(key) = &self.api_key {

@@ -187,12 +187,11 @@ fn one_token(check: &ReadyCheck<'_>, left: Duration) -> Answer {
     // The first request may compile kernels for minutes.
     let limit = left.min(Duration::from_secs(300));
     let mut last = String::new();
-    for endpoint in [Endpoint::Completions, Endpoint::Chat] {
+    let messages = json!([{"role": "user", "content": "Hello"}]);
+    for (endpoint, key, value) in
+        [(Endpoint::Completions, "prompt", json!("Hello")), (Endpoint::Chat, "messages", messages)]
+    {
         let mut body = json!({"model": check.model, "max_tokens": 1, "temperature": 0});
-        let (key, value) = match endpoint {
-            Endpoint::Completions => ("prompt", json!("Hello")),
-            Endpoint::Chat => ("messages", json!([{"role": "user", "content": "Hello"}])),
-        };
         if let Some(object) = body.as_object_mut() {
             object.insert(key.to_owned(), value);
         }

@@ -43,6 +43,8 @@ pub struct Head {
     pub is_event_stream: bool,
     /// The server keeps the connection open after this response.
     pub is_keep_alive: bool,
+    /// The body has a content coding (compression). It is framed all the same, and cannot be read.
+    pub is_encoded: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -147,6 +149,14 @@ impl ResponseParser {
     }
 
     fn feed_head<'a>(&mut self, rest: &'a [u8]) -> Result<&'a [u8], HttpError> {
+        // The usual head comes whole and is never copied.
+        if self.line.is_empty()
+            && let Some(end) = head_end(rest, 0).filter(|end| *end <= MAX_HEAD_BYTES)
+        {
+            let (head, tail) = rest.split_at(end);
+            self.on_head(head)?;
+            return Ok(tail);
+        }
         // Look for the end only around the new bytes: a head that trickles in must not be searched again and again.
         let searched = self.line.len().saturating_sub(3);
         let before = self.line.len();
@@ -155,13 +165,18 @@ impl ResponseParser {
         let Some(end) = head_end(&self.line, searched) else {
             return if before + rest.len() > MAX_HEAD_BYTES { Err(HttpError::HeadTooLarge) } else { Ok(&[]) };
         };
-        let (head, next) = parse_head(self.line.get(..end).unwrap_or_default())?;
-        self.line.clear();
+        let head = std::mem::take(&mut self.line);
+        self.on_head(head.get(..end).unwrap_or_default())?;
+        Ok(rest.get(end.saturating_sub(before)..).unwrap_or_default())
+    }
+
+    fn on_head(&mut self, head: &[u8]) -> Result<(), HttpError> {
+        let (head, next) = parse_head(head)?;
         if head.status >= 200 {
             self.head = Some(head);
             self.state = next;
         }
-        Ok(rest.get(end.saturating_sub(before)..).unwrap_or_default())
+        Ok(())
     }
 
     fn feed_line<'a>(&mut self, rest: &'a [u8]) -> Result<&'a [u8], HttpError> {
@@ -169,9 +184,20 @@ impl ResponseParser {
             self.line.extend_from_slice(rest);
             return if self.line.len() > MAX_HEAD_BYTES { Err(HttpError::Chunk) } else { Ok(&[]) };
         };
-        let (line, tail) = rest.split_at(end + 1);
-        self.line.extend_from_slice(line);
-        let line = self.line.strip_suffix(b"\n").unwrap_or(&self.line);
+        let (line, tail) = rest.split_at(end);
+        let tail = tail.get(1..).unwrap_or_default();
+        if self.line.is_empty() {
+            self.on_line(line)?;
+        } else {
+            let mut whole = std::mem::take(&mut self.line);
+            whole.extend_from_slice(line);
+            self.on_line(&whole)?;
+        }
+        Ok(tail)
+    }
+
+    /// A whole line without its LF.
+    fn on_line(&mut self, line: &[u8]) -> Result<(), HttpError> {
         let line = line.strip_suffix(b"\r").unwrap_or(line);
         self.state = match self.state {
             State::ChunkEnd if line.is_empty() => State::ChunkSize,
@@ -189,8 +215,7 @@ impl ResponseParser {
                 left => State::ChunkData { left },
             },
         };
-        self.line.clear();
-        Ok(tail)
+        Ok(())
     }
 }
 
@@ -211,11 +236,13 @@ fn head_end(head: &[u8], from: usize) -> Option<usize> {
 
 fn parse_chunk_size(line: &[u8]) -> Result<u64, HttpError> {
     let digits = line.split(|byte| *byte == b';').next().unwrap_or_default().trim_ascii();
-    if digits.is_empty() || digits.len() > 15 || !digits.iter().all(u8::is_ascii_hexdigit) {
+    if digits.is_empty() || digits.len() > 15 {
         return Err(HttpError::Chunk);
     }
-    let text = std::str::from_utf8(digits).map_err(|_| HttpError::Chunk)?;
-    u64::from_str_radix(text, 16).map_err(|_| HttpError::Chunk)
+    digits.iter().try_fold(0, |size, digit| {
+        let value = char::from(*digit).to_digit(16).ok_or(HttpError::Chunk)?;
+        Ok(size << 4 | u64::from(value))
+    })
 }
 
 fn parse_head(bytes: &[u8]) -> Result<(Head, State), HttpError> {
@@ -230,6 +257,7 @@ fn parse_head(bytes: &[u8]) -> Result<(Head, State), HttpError> {
     let mut is_chunked = false;
     let mut is_event_stream = false;
     let mut is_keep_alive = is_http11;
+    let mut is_encoded = false;
     for header in response.headers.iter() {
         let value = header.value.trim_ascii();
         if header.name.eq_ignore_ascii_case("content-length") {
@@ -247,6 +275,8 @@ fn parse_head(bytes: &[u8]) -> Result<(Head, State), HttpError> {
         } else if header.name.eq_ignore_ascii_case("content-type") {
             let media = value.split(|byte| *byte == b';').next().unwrap_or_default().trim_ascii();
             is_event_stream = media.eq_ignore_ascii_case(b"text/event-stream");
+        } else if header.name.eq_ignore_ascii_case("content-encoding") {
+            is_encoded |= !value.is_empty() && !value.eq_ignore_ascii_case(b"identity");
         } else if header.name.eq_ignore_ascii_case("connection") {
             for token in value.split(|byte| *byte == b',').map(<[u8]>::trim_ascii) {
                 if token.eq_ignore_ascii_case(b"close") {
@@ -267,5 +297,5 @@ fn parse_head(bytes: &[u8]) -> Result<(Head, State), HttpError> {
             State::UntilClose
         }
     };
-    Ok((Head { status, is_event_stream, is_keep_alive }, state))
+    Ok((Head { status, is_event_stream, is_keep_alive, is_encoded }, state))
 }

@@ -10,6 +10,9 @@ mod tests;
 /// Most bytes that one event may hold before the stream counts as malformed.
 pub const MAX_EVENT_BYTES: usize = 32 << 20;
 
+/// A larger buffer for split lines is given back after use.
+const KEPT_BYTES: usize = 4 << 10;
+
 /// Why a byte stream is not a usable event stream.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SseError {
@@ -85,8 +88,11 @@ impl Scanner {
                 let mut short_held: Held<'_> = None;
                 self.line(&whole, &mut short_held, &mut sink);
                 self.keep(short_held);
-                whole.clear();
-                self.partial = whole;
+                // A long line was an exception; its buffer is not kept for the rest of the stream.
+                if whole.capacity() <= KEPT_BYTES {
+                    whole.clear();
+                    self.partial = whole;
+                }
             }
             self.check_size(held)?;
         }
@@ -147,6 +153,14 @@ impl Scanner {
                 self.kind.clear();
                 self.kind.extend_from_slice(value);
             }
+            // Older llama.cpp servers send `error: {…}`, a field of their own.
+            b"error" => {
+                self.kind.clear();
+                self.kind.extend_from_slice(b"error");
+                self.keep(held.take());
+                self.keep(Some(value));
+                self.has_data = true;
+            }
             b"" | b"id" | b"retry" => {}
             _ => self.ignored_lines += 1,
         }
@@ -161,7 +175,11 @@ impl Scanner {
             sink(SseEvent { kind: &self.kind, data });
         }
         self.has_data = false;
-        self.data.clear();
         self.kind.clear();
+        if self.data.capacity() > KEPT_BYTES {
+            self.data = Vec::new();
+        } else {
+            self.data.clear();
+        }
     }
 }

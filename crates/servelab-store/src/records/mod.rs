@@ -64,6 +64,8 @@ impl Record for RequestRecord {
             optional("server_ttft_ms", Double),
             required("bytes_received", Int64),
             optional("event_token_source", Text),
+            optional("server_itl_ms", Double),
+            optional("server_e2e_ms", Double),
         ]);
         columns
     }
@@ -98,6 +100,8 @@ impl Record for RequestRecord {
         row.double(self.server_ttft_ms);
         row.int64(Some(self.bytes_received));
         row.text(self.event_token_source.map(TokenSource::name));
+        row.double(self.server_itl_ms);
+        row.double(self.server_e2e_ms);
     }
 
     fn take(row: &mut RowReader<'_>) -> Option<Self> {
@@ -128,6 +132,8 @@ impl Record for RequestRecord {
             server_ttft_ms: row.double(),
             bytes_received: row.int64()?,
             event_token_source: source(row)?,
+            server_itl_ms: row.double(),
+            server_e2e_ms: row.double(),
         })
     }
 }

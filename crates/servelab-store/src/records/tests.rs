@@ -36,6 +36,8 @@ fn full(idx: i64) -> RequestRecord {
         http_status: Some(503),
         server_queue_ms: Some(0.25),
         server_ttft_ms: Some(f64::MIN_POSITIVE),
+        server_itl_ms: Some(0.1),
+        server_e2e_ms: Some(f64::MAX),
         bytes_received: i64::MAX,
     }
 }
@@ -149,13 +151,14 @@ fn columns_added_by_others_are_ignored() {
 fn files_from_before_a_column_was_added_are_read() {
     let (_dir, path) = temporary();
     let specs: Vec<ColumnSpec> =
-        RequestRecord::columns().into_iter().filter(|spec| spec.name != "event_token_source").collect();
+        RequestRecord::columns().into_iter().take_while(|spec| spec.name != "event_token_source").collect();
     let mut file = ColumnFile::create(&path, "requests", 1, &specs).unwrap();
     let mut columns: Vec<ColumnData> = RequestRecord::columns().iter().map(ColumnData::empty).collect();
     full(0).put(&mut RowWriter::new(&mut columns));
     file.write_group(&columns[..specs.len()]).unwrap();
     file.finish().unwrap();
-    assert_eq!(read_requests(&path).unwrap(), [RequestRecord { event_token_source: None, ..full(0) }]);
+    let later = RequestRecord { event_token_source: None, server_itl_ms: None, server_e2e_ms: None, ..full(0) };
+    assert_eq!(read_requests(&path).unwrap(), [later]);
 }
 
 #[test]
