@@ -4,6 +4,7 @@
 use servelab_core::record::{RequestRecord, TokenSource};
 
 use super::event::{self, Chunk, ServerTimes, Usage};
+use super::template::Template;
 use super::{End, Expectation};
 use crate::codes;
 use crate::http1::Head;
@@ -45,6 +46,7 @@ pub(super) struct Facts {
     is_continuous_final: bool,
     /// The first answer; the only one nearly always.
     first: Answer,
+    template: Template,
     id: Option<Box<str>>,
     finish_reason: Option<Box<str>>,
     rare: Option<Box<Rare>>,
@@ -105,10 +107,13 @@ impl Facts {
             return;
         }
         let data = event.data;
-        if let Some(chunk) = event::decode(data) {
+        if let Some((index, text)) = self.template.text_of(data).filter(|_| event.kind.is_empty()) {
+            self.on_text(t_ns, index, text, on_tokens);
+        } else if let Some(chunk) = event::decode(data) {
             if event.kind == b"error" && chunk.error.is_none() {
                 self.on_error(event::error_detail(data));
             } else {
+                self.template.learn(data, &chunk);
                 self.on_chunk(t_ns, chunk, on_tokens);
             }
         } else if event::is_done_mark(data) {
@@ -124,6 +129,17 @@ impl Facts {
     fn on_error(&mut self, message: String) {
         self.is_any_event_decoded = true;
         self.rare().in_band_error.get_or_insert(message);
+    }
+
+    /// As [`Facts::on_chunk`] for an event that is like an earlier one but for its text.
+    fn on_text(&mut self, t_ns: i64, index: i64, text: &str, on_tokens: &mut impl FnMut(i32)) {
+        (self.lacks_ids, self.lacks_counts) = (true, true);
+        if self.keep_text
+            && let Some(kept) = self.kept(index)
+        {
+            kept.text.push_str(text);
+        }
+        self.on_token_event(t_ns, 1, true, on_tokens);
     }
 
     fn on_chunk(&mut self, t_ns: i64, mut chunk: Chunk<'_>, on_tokens: &mut impl FnMut(i32)) {
@@ -232,16 +248,20 @@ impl Facts {
         self.first.is_seen.then_some(&self.first).into_iter().chain(others)
     }
 
-    fn keep(&mut self, choice: &event::Choice<'_>, ids_before: i64, may_be_cumulative: bool) {
+    /// Where text and ids of an answer go.
+    fn kept(&mut self, index: i64) -> Option<&mut Kept> {
         let kept = &mut self.rare().kept;
-        let at = kept.iter().position(|kept| kept.index == choice.index);
-        let at = at.unwrap_or_else(|| {
+        let at = kept.iter().position(|kept| kept.index == index).unwrap_or_else(|| {
             if kept.len() <= MAX_CHOICES {
-                kept.push(Kept { index: choice.index, ..Kept::default() });
+                kept.push(Kept { index, ..Kept::default() });
             }
             kept.len() - 1
         });
-        let Some(kept) = kept.get_mut(at) else { return };
+        kept.get_mut(at)
+    }
+
+    fn keep(&mut self, choice: &event::Choice<'_>, ids_before: i64, may_be_cumulative: bool) {
+        let Some(kept) = self.kept(choice.index) else { return };
         let before = kept.text.len();
         for text in [choice.reasoning, choice.content].into_iter().flatten() {
             text.push_to(&mut kept.text);

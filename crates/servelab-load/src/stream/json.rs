@@ -40,6 +40,12 @@ impl<'a> JsonStr<'a> {
         Cow::Owned(text)
     }
 
+    /// What stands before and after the string, quotes included, in the text that it was read from.
+    pub(super) fn around(self, data: &[u8]) -> Option<(&[u8], &[u8])> {
+        let start = self.raw.as_ptr().addr().checked_sub(data.as_ptr().addr())?;
+        Some((data.get(..start)?, data.get(start + self.raw.len()..)?))
+    }
+
     /// Appends the text.
     pub fn push_to(self, text: &mut String) {
         if !self.is_escaped {
@@ -312,6 +318,11 @@ impl<'a> Cursor<'a> {
         }
         if self.at > start { Ok(()) } else { Err(Malformed) }
     }
+}
+
+/// True when bytes could stand between quotes as they are. Whether they are UTF-8 is not asked.
+pub(super) fn is_plain_text(bytes: &[u8]) -> bool {
+    special_from(bytes, 0) == bytes.len()
 }
 
 /// Position of the next quote, backslash or control character, eight bytes at a time. Borrows of the subtractions can

@@ -7,13 +7,18 @@ use servelab_core::record::RequestRecord;
 use crate::http1::{Head, ResponseParser};
 use crate::sse::Scanner;
 
+#[cfg(test)]
+mod dialect_tests;
 pub mod event;
 #[cfg(test)]
 mod event_tests;
 mod facts;
+#[cfg(test)]
+mod horror_tests;
 mod json;
 #[cfg(test)]
 mod oracle;
+mod template;
 #[cfg(test)]
 mod tests;
 

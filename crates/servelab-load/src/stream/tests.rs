@@ -16,14 +16,14 @@ fn wire(events: &[&str]) -> Vec<u8> {
     (text + "0\r\n\r\n").into_bytes()
 }
 
-struct Seen {
-    record: RequestRecord,
-    events: Vec<(i64, i32)>,
-    conclusion: Conclusion,
+pub(super) struct Seen {
+    pub(super) record: RequestRecord,
+    pub(super) events: Vec<(i64, i32)>,
+    pub(super) conclusion: Conclusion,
 }
 
 /// Feeds the parts at 10, 20, 30, … ns and concludes.
-fn read(parts: &[&[u8]], end: Option<End>, expect: Expectation, keep_text: bool) -> Seen {
+pub(super) fn read(parts: &[&[u8]], end: Option<End>, expect: Expectation, keep_text: bool) -> Seen {
     let mut reader = ResponseReader::new(keep_text);
     let mut events = Vec::new();
     let mut progress = Progress::Open;
@@ -50,7 +50,21 @@ fn read(parts: &[&[u8]], end: Option<End>, expect: Expectation, keep_text: bool)
 }
 
 /// One event per read, head first, end of the body last.
-fn read_events(events: &[&str]) -> Seen {
+pub(super) fn read_events(events: &[&str]) -> Seen {
+    read_framed(events, false)
+}
+
+pub(super) fn read_events_kept(events: &[&str]) -> Seen {
+    read_framed(events, true)
+}
+
+/// A body of events as it stands.
+pub(super) fn read_body(body: &str) -> Seen {
+    let wire = format!("{HEAD}{:x}\r\n{body}\r\n0\r\n\r\n", body.len());
+    read(&[wire.as_bytes()], None, Expectation::default(), false)
+}
+
+fn read_framed(events: &[&str], keep_text: bool) -> Seen {
     let mut parts = vec![HEAD.as_bytes().to_vec()];
     for event in events {
         let body = format!("data: {event}\n\n");
@@ -58,10 +72,10 @@ fn read_events(events: &[&str]) -> Seen {
     }
     parts.push(b"0\r\n\r\n".to_vec());
     let parts: Vec<&[u8]> = parts.iter().map(Vec::as_slice).collect();
-    read(&parts, None, Expectation::default(), false)
+    read(&parts, None, Expectation::default(), keep_text)
 }
 
-fn code(seen: &Seen) -> Option<&str> {
+pub(super) fn code(seen: &Seen) -> Option<&str> {
     seen.record.failure_code.as_deref()
 }
 
@@ -190,6 +204,22 @@ fn failures() {
     check(&[a, a, "[DONE]"], None, asked, None, "");
     check(&[a, "[DONE]"], None, asked, Some(codes::EARLY_STOP), "1 of 2");
     check(&[a, "[DONE]"], None, Expectation { ignore_eos: false, ..asked }, None, "");
+    let usage = |n: i64| format!(r#"{{"choices":[],"usage":{{"completion_tokens":{n}}}}}"#);
+    check(&[a, &usage(3), "[DONE]"], None, asked, Some(codes::OVER_DELIVERY), "3 output tokens instead of 2");
+    check(&[a, &usage(2), "[DONE]"], None, asked, None, "");
+    check(&[a, &usage(3), "[DONE]"], None, Expectation { ignore_eos: false, ..asked }, None, "");
+    // More events than tokens is a guess too high, not a server that says so.
+    check(&[a, a, a, "[DONE]"], None, asked, None, "");
+    // Two answers of two tokens each.
+    let b = r#"{"choices":[{"index":1,"text":"b"}]}"#;
+    check(&[a, b, &usage(4), "[DONE]"], None, asked, None, "");
+    check(&[a, b, &usage(3), "[DONE]"], None, asked, Some(codes::EARLY_STOP), "3 of 4");
+    for reason in ["abort", "error"] {
+        let end = format!(r#"{{"choices":[{{"index":0,"text":"","finish_reason":"{reason}"}}]}}"#);
+        check(&[a, &end, "[DONE]"], None, any, Some(codes::SERVER_ABORTED), reason);
+    }
+    check(&[a, r#"{"choices":[{"index":0,"text":"","finish_reason":"content_filter"}]}"#], None, any, None, "");
+    check(&[a, "", " ", "[DONE]"], None, any, None, "");
     check(&[stop, "[DONE]"], None, any, Some(codes::ZERO_TOKENS), "no token");
     check(&["[DONE]"], None, any, Some(codes::ZERO_TOKENS), "");
     check(&[], None, any, Some(codes::ZERO_TOKENS), "");
@@ -208,6 +238,8 @@ fn failures() {
     check(&[a], Some(End::Closed), any, Some(codes::TRUNCATED_STREAM), "");
     check(&[a], Some(End::Reset), any, Some(codes::CONNECTION_RESET), "");
     check(&[a], Some(End::TimedOut), any, Some(codes::REQUEST_TIMEOUT), "");
+    check(&[a], Some(End::Idle), any, Some(codes::IDLE_TIMEOUT), "");
+    check(&[a, "[DONE]"], Some(End::Idle), any, None, "");
     check(&[a], Some(End::Cancelled), any, Some(codes::CANCELLED), "");
     check(&[a], Some(End::Censored), any, Some(codes::CENSORED), "");
     // The end mark came; how the connection ended does not matter any more.
@@ -231,6 +263,13 @@ fn failures_of_http_itself() {
     check(&answer("302 X", ""), codes::HTTP_3XX, "302");
     check(&answer("200 OK", "<html>a page</html>"), codes::MALFORMED_HTTP, "a page");
     check(&answer("200 OK", r#"{"error":{"message":"sorry"}}"#), codes::IN_BAND_ERROR, "sorry");
+    let coded = |status: &str| {
+        format!(
+            "HTTP/1.1 {status}\r\ncontent-type: text/event-stream\r\ncontent-encoding: gzip\r\ncontent-length: 3\r\n\r\n\u{1f}\u{8b}"
+        )
+    };
+    check(&coded("200 OK"), codes::UNSUPPORTED_ENCODING, "compressed");
+    check(&coded("503 X"), codes::HTTP_503, "503: a compressed body");
     check("220 smtp ready\r\n\r\n", codes::MALFORMED_HTTP, "malformed response head");
     check("", codes::CONNECTION_RESET, "before the first response byte");
     check("HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\nabc", codes::TRUNCATED_STREAM, "inside the response");
@@ -252,17 +291,39 @@ fn samples() -> Option<PathBuf> {
 fn real_captures_in_any_split() {
     use TokenSource::{EventCount, ServerUsage};
     let Some(folder) = samples() else { return };
-    for (name, tokens, n_events, source, failure) in [
-        ("comp_usage", Some(12), 12, Some(ServerUsage), None),
-        ("comp_plain", Some(12), 12, Some(EventCount), None),
-        ("comp_200", Some(200), 193, Some(ServerUsage), None),
-        ("comp_contusage", Some(12), 11, Some(ServerUsage), None),
-        ("comp_tokenids", Some(6), 6, Some(ServerUsage), None),
-        ("comp_streaminterval", Some(5), 5, Some(EventCount), None),
-        ("comp_batch2", Some(12), 12, Some(ServerUsage), None),
-        ("chat_usage", Some(12), 12, Some(ServerUsage), None),
-        ("chat_logprobs_tokids", Some(12), 12, Some(ServerUsage), None),
-        ("comp_err", None, 0, None, Some(codes::HTTP_4XX)),
+    let long = Some("length");
+    for (name, tokens, n_events, source, failure, finish, input, text_bytes, text_start) in [
+        ("comp_usage", Some(12), 12, Some(ServerUsage), None, long, Some(3), 36, "ctory(ctory("),
+        ("comp_plain", Some(12), 12, Some(EventCount), None, long, None, 36, "ctory(ctory("),
+        ("comp_200", Some(200), 193, Some(ServerUsage), None, long, Some(1), 927, "'))look sortLE eventsfpmpty"),
+        ("comp_contusage", Some(12), 11, Some(ServerUsage), None, long, Some(3), 36, "ctory(ctory("),
+        (
+            "comp_tokenids",
+            Some(6),
+            6,
+            Some(ServerUsage),
+            None,
+            long,
+            Some(4),
+            34,
+            "\u{fffd}\u{fffd}\u{fffd}\u{fffd}ailginsr",
+        ),
+        ("comp_streaminterval", Some(5), 5, Some(EventCount), None, long, None, 110, "rtux initlectorust ImportError"),
+        // Two answers, interleaved on the wire, in order here.
+        ("comp_batch2", Some(12), 12, Some(ServerUsage), None, long, Some(5), 65, "ction currentlysplit currently"),
+        ("chat_usage", Some(12), 12, Some(ServerUsage), None, long, Some(14), 63, " Runtime want writ want writ"),
+        (
+            "chat_logprobs_tokids",
+            Some(12),
+            12,
+            Some(ServerUsage),
+            None,
+            long,
+            Some(14),
+            55,
+            "ibpushinesSELE2001\u{fffd} boolean",
+        ),
+        ("comp_err", None, 0, None, Some(codes::HTTP_4XX), None, None, 0, ""),
     ] {
         let raw = std::fs::read(folder.join("sse").join(format!("{name}.raw"))).unwrap();
         let whole = read(&[&raw], None, Expectation::default(), false);
@@ -278,6 +339,11 @@ fn real_captures_in_any_split() {
         let bytes: Vec<&[u8]> = raw.chunks(1).collect();
         let slow = read(&bytes, None, Expectation::default(), true);
         assert_eq!((slow.record.output_tokens, slow.events.len(), code(&slow)), (tokens, n_events, failure), "{name}");
+        assert_eq!((slow.record.finish_reason.as_deref(), slow.record.input_tokens), (finish, input), "{name}");
+        let kept = read(&[&raw], None, Expectation::default(), true);
+        assert_eq!(kept.conclusion, slow.conclusion, "{name}");
+        let text = kept.conclusion.text.unwrap_or_default();
+        assert_eq!((text.len(), text.starts_with(text_start)), (text_bytes, true), "{name}: {text}");
         assert_eq!(slow.record.bytes_received, raw.len() as i64);
     }
 }
