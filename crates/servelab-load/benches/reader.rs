@@ -2,7 +2,6 @@
 //! `cargo bench -p servelab-load --bench reader`. Every read holds one event, as a server that is not behind sends them.
 
 #![expect(clippy::print_stdout, reason = "a benchmark's report")]
-#![expect(clippy::unwrap_used, reason = "a benchmark stops at the first surprise")]
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::hint::black_box;
