@@ -19,6 +19,7 @@ pub mod precision;
 pub mod record;
 pub mod result;
 pub mod search;
+pub mod shard;
 pub mod site;
 pub mod source;
 pub mod state;

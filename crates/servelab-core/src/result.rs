@@ -6,7 +6,9 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::precision::PrecisionReport;
 use crate::record::ClockEpoch;
+use crate::shard::ShardSummary;
 
 /// Version of `result.json`.
 pub const RESULT_SCHEMA_VERSION: u32 = 1;
@@ -47,6 +49,12 @@ pub struct BenchResult {
     /// Time-means and counter increases of the server's own metrics; `None` when the server showed none.
     #[serde(default)]
     pub server: Option<ServerSummary>,
+    /// Who took part, when several processes drove the load; `None` for one.
+    #[serde(default)]
+    pub shards: Option<ShardSummary>,
+    /// How well the watched means were known at the end, when the run was to go on until they were; `None` otherwise.
+    #[serde(default)]
+    pub precision: Option<Vec<PrecisionReport>>,
 }
 
 /// Counts over the measured window.

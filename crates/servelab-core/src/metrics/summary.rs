@@ -118,6 +118,8 @@ pub fn summarise(input: &MetricsInput<'_>) -> BenchResult {
         steady: steady(input, &events, &in_flight),
         verdict: not_judged(),
         server: (!input.prom.is_empty()).then(|| server_summary(input.prom, start_ns, end_ns)),
+        shards: None,
+        precision: None,
     }
 }
 

@@ -42,6 +42,10 @@ pub struct Thresholds {
     pub p99_samples: u64,
     /// Finished requests on the server beyond ours, as a share of ours, that reveal somebody else's traffic (0–1).
     pub foreign_share: f64,
+    /// Uncertainty of a shard's clock above which readers are told, milliseconds.
+    pub shard_clock_ms: f64,
+    /// Time between the starts of two shards' windows above which readers are told, milliseconds.
+    pub shard_skew_ms: f64,
     /// Prefix-cache hit rate above the expected one that confounds (absolute, 0–1).
     pub prefix_hit_excess: f64,
 }
@@ -67,6 +71,8 @@ impl Thresholds {
         scrapes_cover: 0.90,
         p99_samples: 100,
         foreign_share: 0.05,
+        shard_clock_ms: 1.0,
+        shard_skew_ms: 100.0,
         prefix_hit_excess: 0.05,
     };
 }
@@ -103,6 +109,11 @@ pub const VERDICTS: &[VerdictDoc] = &[
         "success_low",
         "No request succeeded, or the success rate is below the study's `slo.cell.success` (default 0.95). Between that and 0.99 it is a warning.",
         "Look at `failures` in result.json and `servelab explain` its codes; lower the load or fix the server, then `--retry invalid`.",
+    ),
+    invalid(
+        "shard_missing",
+        "The load was spread over several processes, and some of them left no records or did not finish: the server saw another load than the result speaks of.",
+        "Look at the output of the shards named; run all of them again.",
     ),
     invalid(
         "zero_token_successes",
@@ -163,6 +174,16 @@ pub const VERDICTS: &[VerdictDoc] = &[
         "metrics_partial",
         "The scrapes of the server's metrics do not cover the window well: none fell into it, or they end before it. Gauges then come from just before and after it or are absent, and counter increases belong to another stretch of time.",
         "Measure for several scrape intervals; if scrapes failed, look at the server's load and log.",
+    ),
+    warning(
+        "shard_clock",
+        "The shards' clocks could be compared only to more than 1 ms, or their windows began more than 100 ms apart. Latencies of single requests do not depend on it; in-flight counts and the edges of the window do.",
+        "Use a TCP barrier across hosts (`--barrier tcp://HOST:PORT`), and hosts whose clocks are kept by NTP or PTP.",
+    ),
+    warning(
+        "precision_not_reached",
+        "`--until ci=` was given, and the run ended at its upper bound before every watched mean was known that well.",
+        "Raise `--duration` or `--requests`, or ask for a wider interval.",
     ),
     warning(
         "merged_events",

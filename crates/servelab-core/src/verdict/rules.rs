@@ -12,6 +12,7 @@ type Rule = fn(&CellEvidence<'_>) -> Option<VerdictReason>;
 
 /// Every rule, in the order in which reasons of one severity are listed.
 pub(super) const ALL: &[Rule] = &[
+    shard_missing,
     success_low,
     zero_token_successes,
     server_restarted,
@@ -25,6 +26,8 @@ pub(super) const ALL: &[Rule] = &[
     prefix_cache_confounded,
     debug_logging,
     metrics_partial,
+    shard_clock,
+    precision_not_reached,
     merged_events,
     preemptions,
     factor_not_exercised,
@@ -68,6 +71,47 @@ fn success_low(evidence: &CellEvidence<'_>) -> Option<VerdictReason> {
     } else {
         None
     }
+}
+
+fn shard_missing(evidence: &CellEvidence<'_>) -> Option<VerdictReason> {
+    let shards = evidence.result.shards.as_ref()?;
+    let list = |indices: &[u32]| indices.iter().map(u32::to_string).collect::<Vec<_>>().join(", ");
+    let mut findings = Vec::new();
+    if !shards.missing.is_empty() {
+        findings.push(format!("of {} shards the records of {} are missing", shards.count, list(&shards.missing)));
+    }
+    if !shards.interrupted.is_empty() {
+        findings.push(format!("of {} shards {} did not finish", shards.count, list(&shards.interrupted)));
+    }
+    if findings.is_empty() { None } else { invalid("shard_missing", findings.join("; ")) }
+}
+
+fn shard_clock(evidence: &CellEvidence<'_>) -> Option<VerdictReason> {
+    let shards = evidence.result.shards.as_ref()?;
+    let vague = shards.members.iter().filter_map(|member| match member.clock_uncertainty_ms {
+        None => Some(format!("that of shard {} ({}) to nobody knows what", member.index, member.host)),
+        Some(ms) if ms > LIMITS.shard_clock_ms => {
+            Some(format!("that of shard {} ({}) to {ms:.1} ms", member.index, member.host))
+        }
+        Some(_) => None,
+    });
+    let mut findings: Vec<String> = vague.collect();
+    if !findings.is_empty() {
+        findings = vec![format!("clocks are known only vaguely: {}", findings.join(", "))];
+    }
+    if shards.start_skew_ms > LIMITS.shard_skew_ms {
+        findings.push(format!("the shards' windows began {:.1} ms apart", shards.start_skew_ms));
+    }
+    if findings.is_empty() { None } else { warning("shard_clock", findings.join("; ")) }
+}
+
+fn precision_not_reached(evidence: &CellEvidence<'_>) -> Option<VerdictReason> {
+    let wide = evidence.result.precision.as_ref()?.iter().filter(|report| !report.is_reached).map(|report| {
+        let reached = report.reached.map_or("an unknown width".to_owned(), |width| format!("{:.1} %", 100.0 * width));
+        format!("mean {} is known to {reached}, wanted {:.1} %", report.metric, 100.0 * report.wanted)
+    });
+    let list: Vec<String> = wide.collect();
+    if list.is_empty() { None } else { warning("precision_not_reached", list.join("; ")) }
 }
 
 fn zero_token_successes(evidence: &CellEvidence<'_>) -> Option<VerdictReason> {

@@ -3,8 +3,10 @@
 use super::*;
 use crate::metrics::{ClientUsage, MetricsInput, summarise};
 use crate::plan::Load;
+use crate::precision::{PrecisionMetric, PrecisionReport};
 use crate::record::{ClockEpoch, EventRecord, Phase, PromSample, RequestRecord, TokenSource};
 use crate::result::{BenchResult, Quantiles, ServerSummary};
+use crate::shard::{OffsetMethod, ShardMember, ShardSummary};
 
 const MS: i64 = 1_000_000;
 
@@ -414,6 +416,52 @@ fn prefix_cache_confounded() {
         server(r).prefix_hit_rate = Some(0.9);
         e.expected_prefix_hit_rate = None;
     });
+}
+
+fn shards(missing: &[u32], interrupted: &[u32], uncertainty_ms: Option<f64>, start_skew_ms: f64) -> ShardSummary {
+    let member = ShardMember {
+        index: 1,
+        host: "node1".to_owned(),
+        requests: 10,
+        clock_offset_ms: 3.0,
+        clock_uncertainty_ms: uncertainty_ms,
+        clock_method: OffsetMethod::PingPong,
+        start_after_ms: start_skew_ms,
+    };
+    let (missing, interrupted) = (missing.to_vec(), interrupted.to_vec());
+    ShardSummary { count: 2, missing, interrupted, start_skew_ms, members: vec![member] }
+}
+
+#[test]
+fn shard_missing() {
+    triggers("shard_missing", Severity::Invalid, |r, _| r.shards = Some(shards(&[0], &[], Some(0.1), 0.0)));
+    triggers("shard_missing", Severity::Invalid, |r, _| r.shards = Some(shards(&[], &[1], Some(0.1), 0.0)));
+    silent(|r, _| r.shards = Some(shards(&[], &[], Some(0.1), 1.0)));
+}
+
+#[test]
+fn shard_clock() {
+    triggers("shard_clock", Severity::Warning, |r, _| r.shards = Some(shards(&[], &[], None, 0.0)));
+    triggers("shard_clock", Severity::Warning, |r, _| r.shards = Some(shards(&[], &[], Some(2.0), 0.0)));
+    triggers("shard_clock", Severity::Warning, |r, _| r.shards = Some(shards(&[], &[], Some(0.1), 300.0)));
+}
+
+fn precision(is_reached: bool) -> Option<Vec<PrecisionReport>> {
+    Some(vec![PrecisionReport {
+        metric: PrecisionMetric::Ttft,
+        wanted: 0.05,
+        reached: Some(if is_reached { 0.04 } else { 0.08 }),
+        mean: Some(50.0),
+        observations: 500,
+        batches: Some(40),
+        is_reached,
+    }])
+}
+
+#[test]
+fn precision_not_reached() {
+    triggers("precision_not_reached", Severity::Warning, |r, _| r.precision = precision(false));
+    silent(|r, _| r.precision = precision(true));
 }
 
 #[test]

@@ -56,6 +56,8 @@ fn result(outcome: &Outcome) -> BenchResult {
         steady: None,
         verdict: Verdict { ok: !reasons.iter().any(|reason| reason.severity == Severity::Invalid), reasons },
         server: None,
+        shards: None,
+        precision: None,
     }
 }
 
