@@ -14,6 +14,11 @@ pub fn new_epoch() -> ClockEpoch {
     ClockEpoch { epoch_monotonic_ns: read_ns(ClockId::Monotonic), epoch_unix_ns: read_ns(ClockId::Realtime) }
 }
 
+/// CLOCK_MONOTONIC now, in nanoseconds.
+pub fn monotonic_ns() -> i64 {
+    read_ns(ClockId::Monotonic)
+}
+
 /// Nanoseconds since the epoch.
 pub fn now_ns(epoch: ClockEpoch) -> i64 {
     read_ns(ClockId::Monotonic) - epoch.epoch_monotonic_ns

@@ -5,6 +5,7 @@
 //! Newcomers start at [`run_load`], then read `engine/worker.rs`.
 
 pub mod arrivals;
+pub mod barrier;
 mod body;
 pub mod clock;
 pub mod codes;
