@@ -109,6 +109,10 @@ pub struct Quantiles {
     pub n: u64,
     /// Order-statistic confidence intervals (95 %) for quantiles within this run.
     pub ci95: QuantileIntervals,
+    /// Relative width within which percentiles are known, where there were too many samples to keep each; absent means
+    /// exact.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resolution: Option<f64>,
 }
 
 /// Order-statistic confidence intervals of a [`Quantiles`].
@@ -156,6 +160,19 @@ pub struct ClientQuality {
     pub canary_ttft_error_ms: Option<Quantiles>,
     /// ITL error seen on the in-process canary stream.
     pub canary_itl_error_ms: Option<Quantiles>,
+    /// From the canary server's write to this client's stamp.
+    #[serde(default)]
+    pub canary_receive_error_ms: Option<Quantiles>,
+    /// CPU time of the load threads as a share of the time they ran (0–1 per thread); `None` when not known.
+    #[serde(default)]
+    pub cpu_share: Option<f64>,
+    /// Share of token events that came in the same read as the event before them (0–1): the server, the network or this
+    /// client put them together, and gaps between them are not known. `None` without events.
+    #[serde(default)]
+    pub zero_gap_share: Option<f64>,
+    /// Time over which the first sends of a closed loop were spread, seconds.
+    #[serde(default)]
+    pub spread_s: Option<f64>,
 }
 
 /// The steady part of a window.

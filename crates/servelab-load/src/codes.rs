@@ -7,6 +7,8 @@ pub const CONNECT_REFUSED: &str = "connect_refused";
 pub const CONNECT_TIMEOUT: &str = "connect_timeout";
 /// The connection could not be made for another reason (no route, network down).
 pub const CONNECT_FAILED: &str = "connect_failed";
+/// The TLS handshake failed (certificate, protocol).
+pub const TLS_FAILED: &str = "tls_failed";
 /// The client itself had no file descriptor or port left.
 pub const CLIENT_RESOURCES: &str = "client_resources";
 /// The connection was reset, or closed before the first response byte.
@@ -43,16 +45,19 @@ pub const ZERO_TOKENS: &str = "zero_tokens";
 pub const EARLY_STOP: &str = "early_stop";
 /// `ignore_eos` was set and the server counted more tokens than were asked for.
 pub const OVER_DELIVERY: &str = "over_delivery";
+/// An earlier turn of the conversation failed, so this one was not sent.
+pub const SESSION_BROKEN: &str = "session_broken";
 /// The run was cancelled while the request was waiting or in flight.
 pub const CANCELLED: &str = "cancelled";
 /// Cut off by the end of the run: neither success nor failure.
 pub const CENSORED: &str = "censored";
 
 /// Every code with its explanation, in the order of this file.
-pub const ALL: [(&str, &str); 23] = [
+pub const ALL: [(&str, &str); 25] = [
     (CONNECT_REFUSED, "the server refused the connection"),
     (CONNECT_TIMEOUT, "the connection was not established in time"),
     (CONNECT_FAILED, "the connection could not be made (no route, network down)"),
+    (TLS_FAILED, "the TLS handshake with the server failed"),
     (CLIENT_RESOURCES, "this machine had no file descriptor or port left for another connection"),
     (CONNECTION_RESET, "the connection was reset, or closed before the first response byte"),
     (REQUEST_TIMEOUT, "the response was not complete within the request timeout"),
@@ -71,6 +76,7 @@ pub const ALL: [(&str, &str); 23] = [
     (ZERO_TOKENS, "the response ended properly but carried no token"),
     (EARLY_STOP, "ignore_eos was set and fewer tokens came than were asked for"),
     (OVER_DELIVERY, "ignore_eos was set and more tokens came than were asked for"),
+    (SESSION_BROKEN, "an earlier turn of the conversation failed, so this one was not sent"),
     (CANCELLED, "the run was cancelled while the request was waiting or in flight"),
     (CENSORED, "the end of the run cut the request off; neither success nor failure"),
 ];

@@ -2,6 +2,7 @@
 //! time. The counters are for people; results are computed from records only.
 
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU8, AtomicU64, Ordering::Relaxed};
+use std::sync::{Mutex, PoisonError};
 
 /// What the load is doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,6 +41,19 @@ pub struct LiveCounts {
     pub in_flight: i64,
 }
 
+/// Percentiles over the most recent requests and token gaps; `None` before there are any.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct LiveLatency {
+    /// Median TTFT.
+    pub ttft_p50_ns: Option<i64>,
+    /// 99th percentile of the TTFT.
+    pub ttft_p99_ns: Option<i64>,
+    /// Median gap between token-bearing events.
+    pub itl_p50_ns: Option<i64>,
+    /// 99th percentile of these gaps.
+    pub itl_p99_ns: Option<i64>,
+}
+
 /// Shared between a run and whoever watches it.
 #[derive(Debug, Default)]
 pub struct LoadControl {
@@ -52,6 +66,7 @@ pub struct LoadControl {
     pub(crate) failed: AtomicU64,
     pub(crate) tokens: AtomicU64,
     pub(crate) in_flight: AtomicI64,
+    latency: Mutex<LiveLatency>,
 }
 
 impl LoadControl {
@@ -89,6 +104,15 @@ impl LoadControl {
             tokens: self.tokens.load(Relaxed),
             in_flight: self.in_flight.load(Relaxed),
         }
+    }
+
+    /// Recent latencies.
+    pub fn latency(&self) -> LiveLatency {
+        *self.latency.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn set_latency(&self, latency: LiveLatency) {
+        *self.latency.lock().unwrap_or_else(PoisonError::into_inner) = latency;
     }
 
     /// Phases only advance: threads reach them at slightly different times.

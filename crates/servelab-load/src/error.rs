@@ -14,11 +14,25 @@ pub enum LoadError {
         /// What is wrong with it.
         problem: String,
     },
-    /// TLS is not part of this version.
-    #[error("https endpoints are not supported by this version: `{url}`; use a plain http URL or a local tunnel")]
-    HttpsUnsupported {
-        /// As given.
-        url: String,
+    /// The certificates to trust cannot be read.
+    #[error("read certificates from `{path}`: {problem}")]
+    Certificates {
+        /// File.
+        path: String,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// The source of requests gave up.
+    #[error("make the next request: {problem}")]
+    Source {
+        /// Its words.
+        problem: String,
+    },
+    /// The records cannot be kept.
+    #[error("keep the records: {problem}")]
+    Sink {
+        /// Its words.
+        problem: String,
     },
     /// The host name has no address.
     #[error("resolve host `{host}`: {source}")]
@@ -59,8 +73,8 @@ pub enum LoadError {
     },
     /// More connections than one source address has ports.
     #[error(
-        "open {needed} connections: one source address has only {available} ports \
-         (net.ipv4.ip_local_port_range); lower the concurrency or widen the range"
+        "open {needed} connections: the source addresses have only {available} ports \
+         (net.ipv4.ip_local_port_range); lower the concurrency, widen the range, or name more source addresses"
     )]
     PortLimit {
         /// Connections that the load needs.

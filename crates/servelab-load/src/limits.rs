@@ -25,10 +25,10 @@ pub(crate) fn reserve_descriptors(connections: u64) -> Result<(), LoadError> {
     setrlimit(Resource::Nofile, raised).map_err(LoadError::system("raise the file descriptor limit"))
 }
 
-/// Refuses more connections than one source address has ephemeral ports towards one server.
-pub(crate) fn check_ports(connections: u64) -> Result<(), LoadError> {
+/// Refuses more connections than the source addresses have ephemeral ports towards one server.
+pub(crate) fn check_ports(connections: u64, sources: u64) -> Result<(), LoadError> {
     let Ok(text) = std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range") else { return Ok(()) };
-    match port_count(&text) {
+    match port_count(&text).map(|ports| ports.saturating_mul(sources)) {
         Some(available) if available < connections => Err(LoadError::PortLimit { needed: connections, available }),
         _ => Ok(()),
     }

@@ -3,6 +3,12 @@
 
 use std::fmt;
 use std::net::{SocketAddr, ToSocketAddrs};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use rustls::pki_types::ServerName;
+use rustls::pki_types::pem::PemObject;
+use rustls::{ClientConfig, RootCertStore};
 
 use crate::error::LoadError;
 
@@ -75,15 +81,24 @@ impl fmt::Debug for ApiKey {
     }
 }
 
+/// Whose certificates an https endpoint may show.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct TlsTrust {
+    /// PEM file of authorities trusted besides the public ones (Mozilla's list). `None` looks into SSL_CERT_FILE.
+    pub ca_file: Option<PathBuf>,
+}
+
 /// A server and what to ask it for.
 #[derive(Debug, Clone)]
 pub struct Target {
-    /// `http://host:port`, with or without a trailing `/v1`.
+    /// `http://host:port` or `https://host`, with or without a trailing `/v1`.
     pub base_url: String,
     /// Which endpoint.
     pub endpoint: Endpoint,
     /// Sent as a bearer token.
     pub api_key: Option<ApiKey>,
+    /// For https.
+    pub trust: TlsTrust,
 }
 
 /// A parsed target: addresses and the constant part of every request head.
@@ -94,9 +109,12 @@ pub(crate) struct Route {
     pub(crate) addresses: Vec<SocketAddr>,
     /// Everything up to the value of `Content-Length`.
     pub(crate) head_prefix: Vec<u8>,
+    /// For https: how to talk, and the name that the certificate must be for.
+    pub(crate) tls: Option<(Arc<ClientConfig>, ServerName<'static>)>,
 }
 
 struct Parts<'a> {
+    is_tls: bool,
     host: &'a str,
     port: u16,
     path: &'a str,
@@ -105,7 +123,7 @@ struct Parts<'a> {
 impl Target {
     pub(crate) fn route(&self) -> Result<Route, LoadError> {
         let parts = self.parts()?;
-        let Parts { host, port, path } = parts;
+        let Parts { is_tls, host, port, path } = parts;
         let bare = host.trim_start_matches('[').trim_end_matches(']');
         let addresses: Vec<SocketAddr> = (bare, port)
             .to_socket_addrs()
@@ -122,7 +140,15 @@ impl Target {
             head += &format!("Authorization: Bearer {}\r\n", key.expose());
         }
         head += "Content-Length: ";
-        Ok(Route { authority, addresses, head_prefix: head.into_bytes() })
+        let tls = if is_tls { Some((self.trust.config()?, self.server_name(bare)?)) } else { None };
+        Ok(Route { authority, addresses, head_prefix: head.into_bytes(), tls })
+    }
+
+    fn server_name(&self, host: &str) -> Result<ServerName<'static>, LoadError> {
+        ServerName::try_from(host.to_owned()).map_err(|_| LoadError::Url {
+            url: self.base_url.clone(),
+            problem: format!("`{host}` is no name that a certificate could be for"),
+        })
     }
 
     fn parts(&self) -> Result<Parts<'_>, LoadError> {
@@ -131,11 +157,9 @@ impl Target {
         let Some((scheme, rest)) = url.split_once("://") else {
             return Err(invalid("the scheme is missing; write http://HOST:PORT"));
         };
-        if scheme.eq_ignore_ascii_case("https") {
-            return Err(LoadError::HttpsUnsupported { url: self.base_url.clone() });
-        }
-        if !scheme.eq_ignore_ascii_case("http") {
-            return Err(invalid("the scheme must be http"));
+        let is_tls = scheme.eq_ignore_ascii_case("https");
+        if !is_tls && !scheme.eq_ignore_ascii_case("http") {
+            return Err(invalid("the scheme must be http or https"));
         }
         if !rest.bytes().all(|byte| byte.is_ascii_graphic()) {
             return Err(invalid("it contains a space or a control character"));
@@ -154,12 +178,37 @@ impl Target {
                 let number = port.trim_start_matches(':').parse().map_err(|_| invalid("the port is not a number"))?;
                 (host, number)
             }
-            _ => (authority, 80),
+            _ => (authority, if is_tls { 443 } else { 80 }),
         };
         if host.is_empty() {
             return Err(invalid("the host is missing"));
         }
-        Ok(Parts { host, port, path })
+        Ok(Parts { is_tls, host, port, path })
+    }
+}
+
+impl TlsTrust {
+    fn config(&self) -> Result<Arc<ClientConfig>, LoadError> {
+        let mut roots = RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };
+        let from_environment = || std::env::var_os("SSL_CERT_FILE").map(PathBuf::from);
+        if let Some(path) = self.ca_file.clone().or_else(from_environment) {
+            let failed = |problem: String| LoadError::Certificates { path: path.display().to_string(), problem };
+            let certificates = rustls::pki_types::CertificateDer::pem_file_iter(&path);
+            let before = roots.len();
+            for certificate in certificates.map_err(|error| failed(error.to_string()))? {
+                let certificate = certificate.map_err(|error| failed(error.to_string()))?;
+                roots.add(certificate).map_err(|error| failed(error.to_string()))?;
+            }
+            if roots.len() == before {
+                return Err(failed("it holds no certificate in PEM form".to_owned()));
+            }
+        }
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
+        let builder = builder.map_err(|error| LoadError::Spec { problem: error.to_string() })?;
+        let mut config = builder.with_root_certificates(roots).with_no_client_auth();
+        config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        Ok(Arc::new(config))
     }
 }
 
@@ -168,7 +217,12 @@ mod tests {
     use super::*;
 
     fn target(base_url: &str) -> Target {
-        Target { base_url: base_url.to_owned(), endpoint: Endpoint::Completions, api_key: None }
+        Target {
+            base_url: base_url.to_owned(),
+            endpoint: Endpoint::Completions,
+            api_key: None,
+            trust: TlsTrust::default(),
+        }
     }
 
     #[test]
@@ -178,6 +232,7 @@ mod tests {
             ("http://127.0.0.1:8000/", "POST /v1/completions HTTP/1.1", "127.0.0.1:8000"),
             ("HTTP://127.0.0.1:8000/v1", "POST /v1/completions HTTP/1.1", "127.0.0.1:8000"),
             ("http://127.0.0.1/gate/v1/", "POST /gate/v1/completions HTTP/1.1", "127.0.0.1:80"),
+            ("https://127.0.0.1/v1", "POST /v1/completions HTTP/1.1", "127.0.0.1:443"),
             ("http://[::1]:9", "POST /v1/completions HTTP/1.1", "[::1]:9"),
         ] {
             let route = target(url).route().unwrap();
@@ -191,7 +246,6 @@ mod tests {
     #[test]
     fn bad_urls() {
         for (url, part) in [
-            ("https://x:1", "https endpoints are not supported by this version"),
             ("localhost:8000", "the scheme is missing"),
             ("ftp://x", "must be http"),
             ("http://", "the host is missing"),

@@ -5,7 +5,7 @@
 use std::thread;
 use std::time::{Duration, Instant};
 
-use servelab_core::metrics::{ClientUsage, MetricsInput, counter_resets, summarise};
+use servelab_core::metrics::counter_resets;
 use servelab_core::plan::{Load, PlannedCell, PlannedPoint};
 use servelab_core::result::{BenchResult, Severity};
 use servelab_core::state::CellState;
@@ -13,7 +13,7 @@ use servelab_core::study::StopRule;
 use servelab_core::verdict::{CellEvidence, EffectiveDifference, FactorLimit, RequestEvidence, judge};
 use servelab_load::clock::new_epoch;
 use servelab_load::prometheus::{ScrapeOptions, ScrapeOutcome, ScrapeTarget, Scraper};
-use servelab_load::{LiveCounts, LivePhase, LoadControl, LoadOutcome, LoadSpec, Target, run_load};
+use servelab_load::{LiveCounts, LivePhase, LoadControl, LoadError, LoadOutcome, LoadSpec, Target, TlsTrust, run_load};
 use servelab_store::{AttemptDir, StoreError, WindowInfo, write_json};
 
 use crate::control::RunControl;
@@ -22,6 +22,7 @@ use crate::error::RunError;
 use crate::observe::RunEvent;
 use crate::options::RunOptions;
 use crate::recorder::Recorder;
+use crate::records::{FileSink, StoredRecords, SummaryOptions};
 use crate::server::PointServer;
 use crate::source::PreparedCell;
 
@@ -44,7 +45,7 @@ pub(crate) struct Subject<'a> {
     pub(crate) point: &'a PlannedPoint,
     pub(crate) cell: &'a PlannedCell,
     pub(crate) attempt: &'a AttemptDir,
-    pub(crate) prepared: &'a PreparedCell,
+    pub(crate) prepared: PreparedCell,
     /// Position in the order of the server start, from 0.
     pub(crate) order: u32,
 }
@@ -67,7 +68,7 @@ enum Cut {
 }
 
 impl Bench<'_> {
-    pub(crate) fn measure(&self, subject: &Subject<'_>, server: &mut PointServer) -> Result<Measured, RunError> {
+    pub(crate) fn measure(&self, mut subject: Subject<'_>, server: &mut PointServer) -> Result<Measured, RunError> {
         let started = Instant::now();
         let attempt = subject.attempt;
         write_json(&attempt.path().join("effective.json"), &server.effective)?;
@@ -82,8 +83,10 @@ impl Bench<'_> {
         };
         let scraper = Scraper::start(vec![target], &options, clock)
             .map_err(|source| RunError::System { action: "start the metrics scraper", source })?;
-        let spec = self.spec(subject, server, clock);
-        let (loaded, cut) = self.drive(subject, server, spec)?;
+        let spec = self.spec(&mut subject, server, clock);
+        let subject = &subject;
+        let mut sink = FileSink::create(attempt.path(), self.options.keep_events)?;
+        let (loaded, cut) = self.drive(subject, server, spec, &mut sink)?;
         self.recorder.cell(attempt, CellState::Collecting, None, None)?;
         let scraped = scraper.stop();
         let ended = |state, code: &str, detail: String| Measured {
@@ -95,19 +98,29 @@ impl Bench<'_> {
         };
         let outcome = match loaded {
             Ok(outcome) => outcome,
+            Err(LoadError::Sink { problem }) => {
+                return match sink.into_problem() {
+                    Some(error) => Err(error.into()),
+                    None => Ok(ended(CellState::Failed, "load_failed", problem)),
+                };
+            }
             Err(error) => return Ok(ended(CellState::Failed, "load_failed", error.to_string())),
         };
-        self.write_records(subject, server, &outcome, &scraped)?;
+        let records = sink.finish()?;
+        self.write_surroundings(subject, server, &outcome, &scraped)?;
         match cut {
             Some(Cut::Cancelled) => {
+                records.drop_unwanted()?;
                 return Ok(ended(CellState::Cancelled, "interrupted", "the run was asked to end".to_owned()));
             }
             Some(Cut::ServerExited) => {
+                records.drop_unwanted()?;
                 return Ok(ended(CellState::Failed, "server_exited", "the server ended during the load".to_owned()));
             }
             Some(Cut::StoppedEarly) | None => {}
         }
-        let result = self.judge(subject, server, &outcome, &scraped);
+        let result = self.judge(subject, server, &outcome, &scraped, &records)?;
+        records.drop_unwanted()?;
         attempt.write_result(&result)?;
         let first = result.verdict.reasons.iter().find(|reason| reason.severity == Severity::Invalid);
         Ok(Measured {
@@ -119,19 +132,25 @@ impl Bench<'_> {
         })
     }
 
-    fn spec(&self, subject: &Subject<'_>, server: &PointServer, clock: servelab_core::record::ClockEpoch) -> LoadSpec {
-        let prepared = subject.prepared;
+    fn spec(
+        &self,
+        subject: &mut Subject<'_>,
+        server: &PointServer,
+        clock: servelab_core::record::ClockEpoch,
+    ) -> LoadSpec {
+        let prepared = &mut subject.prepared;
+        let source = std::mem::replace(&mut prepared.requests, Box::new(std::iter::empty()));
         let target = Target {
             base_url: server.base_url.clone(),
             endpoint: prepared.endpoint,
             api_key: self.options.launch.api_key.clone(),
+            trust: TlsTrust::default(),
         };
-        let mut spec = LoadSpec::new(target, clock, prepared.window.clone(), prepared.pacing.clone(), prepared.stop);
-        spec.warmup = prepared.warmup.clone();
+        let mut spec = LoadSpec::new(target, clock, std::iter::empty(), prepared.pacing, prepared.stop);
+        spec.source = source;
+        spec.warmup = prepared.warmup;
         spec.request_timeout_ns = nanos(subject.cell.settings.request_timeout_s).max(1_000_000);
         spec.drain_timeout_ns = spec.drain_timeout_ns.min(spec.request_timeout_ns);
-        // Always recorded in memory: inter-token latencies are computed from them.
-        spec.keep_events = true;
         spec.threads = self.options.load_threads.max(1);
         spec
     }
@@ -142,8 +161,9 @@ impl Bench<'_> {
         subject: &Subject<'_>,
         server: &mut PointServer,
         spec: LoadSpec,
-    ) -> Result<(Result<LoadOutcome, servelab_load::LoadError>, Option<Cut>), RunError> {
-        let planned = (spec.warmup.len() + spec.window.len()) as u64;
+        sink: &mut FileSink,
+    ) -> Result<(Result<LoadOutcome, LoadError>, Option<Cut>), RunError> {
+        let planned = subject.prepared.planned;
         let control = LoadControl::new();
         let started = Instant::now();
         let mut cut = None;
@@ -152,7 +172,7 @@ impl Bench<'_> {
         thread::scope(|scope| {
             let load = thread::Builder::new()
                 .name("load".to_owned())
-                .spawn_scoped(scope, || run_load(spec, &control))
+                .spawn_scoped(scope, || run_load(spec, sink, &control))
                 .map_err(|source| RunError::System { action: "start the load thread", source })?;
             while !load.is_finished() {
                 let counts = control.counts();
@@ -178,7 +198,7 @@ impl Bench<'_> {
                 }
                 thread::sleep(POLL);
             }
-            let loaded = load.join().unwrap_or(Err(servelab_load::LoadError::Thread { index: 0 }));
+            let loaded = load.join().unwrap_or(Err(LoadError::Thread { index: 0 }));
             if !is_measuring && loaded.is_ok() {
                 self.recorder.cell(subject.attempt, CellState::Measuring, None, None)?;
             }
@@ -203,7 +223,7 @@ impl Bench<'_> {
         (too_many_fail && counts.phase == LivePhase::Measuring).then_some(Cut::StoppedEarly)
     }
 
-    fn write_records(
+    fn write_surroundings(
         &self,
         subject: &Subject<'_>,
         server: &PointServer,
@@ -211,10 +231,6 @@ impl Bench<'_> {
         scraped: &ScrapeOutcome,
     ) -> Result<(), StoreError> {
         let attempt = subject.attempt;
-        attempt.write_requests(&outcome.requests)?;
-        if self.options.keep_events {
-            attempt.write_events(&outcome.events)?;
-        }
         attempt.write_prom(&scraped.samples)?;
         let gpu = self.machine.gpus.first().map(|gpu| gpu.name.clone());
         attempt.write_window(&WindowInfo {
@@ -237,24 +253,19 @@ impl Bench<'_> {
         server: &PointServer,
         outcome: &LoadOutcome,
         scraped: &ScrapeOutcome,
-    ) -> BenchResult {
+        records: &StoredRecords,
+    ) -> Result<BenchResult, StoreError> {
         let load = &subject.cell.load;
-        let input = MetricsInput {
-            clock: outcome.clock,
-            requests: &outcome.requests,
-            events: &outcome.events,
+        let options = SummaryOptions {
             prom: &scraped.samples,
-            window_start_ns: outcome.window_start_ns,
-            window_end_ns: outcome.window_end_ns,
             slo: self.options.slo,
             closed_loop_slots: match load {
                 Load::Closed { concurrency } => Some(*concurrency),
                 _ => None,
             },
-            client: ClientUsage { cpu_s: outcome.cpu_s, threads: outcome.threads, ..ClientUsage::default() },
         };
-        let mut result = summarise(&input);
-        let mut evidence = CellEvidence::new(&result, load, RequestEvidence::collect(&input));
+        let (mut result, requests): (BenchResult, RequestEvidence) = records.summarise(outcome, options)?;
+        let mut evidence = CellEvidence::new(&result, load, requests);
         evidence.success_required = self.options.success_required;
         evidence.metrics_expected = !server.is_external() || scraped.targets.iter().any(|target| target.n_ok > 0);
         evidence.effective_differs = differences(server);
@@ -268,7 +279,7 @@ impl Bench<'_> {
         evidence.simulated = self.is_simulated;
         let verdict = judge(&evidence);
         result.verdict = verdict;
-        result
+        Ok(result)
     }
 
     /// Varied upper limits, with how close the run came to them.

@@ -2,15 +2,16 @@
 //! must not repeat within it; how prompts are made and counted is the caller's business.
 
 use servelab_core::plan::{PlannedCell, PlannedPoint};
-use servelab_load::{Endpoint, Pacing, PreparedRequest, Stop};
+use servelab_load::{Endpoint, Pacing, Stop};
 
 /// Everything that one cell sends, ready to be written to a socket.
-#[derive(Debug, Clone)]
 pub struct PreparedCell {
-    /// Sent before the window opens.
-    pub warmup: Vec<PreparedRequest>,
-    /// The measured requests.
-    pub window: Vec<PreparedRequest>,
+    /// Makes the requests, warm-up first.
+    pub requests: Box<dyn servelab_load::RequestSource>,
+    /// Arrivals of the source that belong to the warm-up.
+    pub warmup: u64,
+    /// Requests that will be sent, as far as that is known.
+    pub planned: u64,
     /// How requests follow each other.
     pub pacing: Pacing,
     /// When the window ends.

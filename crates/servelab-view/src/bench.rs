@@ -105,8 +105,7 @@ mod tests {
     fn a_failed_load_says_so_first() {
         let mut result = servelab_core::metrics::summarise(&servelab_core::metrics::MetricsInput {
             clock: ClockEpoch { epoch_monotonic_ns: 0, epoch_unix_ns: 0 },
-            requests: &[],
-            events: &[],
+            records: Box::new(servelab_core::metrics::RecordSlices::new(&[], &[])),
             prom: &[],
             window_start_ns: 0,
             window_end_ns: 1_000_000_000,

@@ -4,6 +4,7 @@
 
 mod docs;
 mod quantile;
+mod records;
 mod repeats;
 mod server;
 mod summary;
@@ -13,7 +14,8 @@ mod timing;
 mod window;
 
 pub use docs::{METRIC_DOCS, MetricDoc, metrics_markdown};
-pub use quantile::{Samples, quantile_ci95, quantile_ci95_ranks, quantile_linear, quantile_nearest_with_failures};
+pub use quantile::{BIN_RESOLUTION, Samples, quantile_ci95, quantile_ci95_ranks, quantile_linear, quantile_nearest_with_failures};
+pub use records::{RecordSlices, Records, gaps};
 pub use repeats::{RepeatStats, Told, told_apart};
 pub use server::{CounterInterval, counter_interval, counter_resets, server_summary};
 pub use summary::{

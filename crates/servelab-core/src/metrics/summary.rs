@@ -4,9 +4,10 @@
 use std::collections::BTreeMap;
 
 use super::quantile::Samples;
+use super::records::{Records, gaps};
 use super::server::server_summary;
-use super::timing::{ClientQueue, EventIndex, Outcome, RequestTimes, outcome, request_in_window};
-use super::window::{InFlight, throughput};
+use super::timing::{ClientQueue, Outcome, RequestTimes, outcome, request_in_window};
+use super::window::{InFlight, ThroughputSum};
 use crate::record::{ClockEpoch, EventRecord, PromSample, RequestRecord};
 use crate::result::{
     BenchResult, ClientQuality, Latencies, Quantiles, RESULT_SCHEMA_VERSION, RequestCounts, Severity, SteadyWindow,
@@ -37,17 +38,22 @@ pub struct ClientUsage {
     pub canary_ttft_error_ms: Option<Vec<f64>>,
     /// Inter-token errors of the canary stream in milliseconds; `None` when no canary ran.
     pub canary_itl_error_ms: Option<Vec<f64>>,
+    /// From the canary server's writes to the client's stamps, milliseconds.
+    pub canary_receive_error_ms: Option<Vec<f64>>,
+    /// Seconds that the load threads ran, each; `cpu_s` is a share of it.
+    pub busy_s: Option<f64>,
+    /// Time over which the first sends of a closed loop were spread, seconds.
+    pub spread_s: Option<f64>,
 }
 
 /// The raw material of one result. Every stamp is relative to `clock`.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct MetricsInput<'a> {
     /// The clock of the stamps.
     pub clock: ClockEpoch,
-    /// Requests of every phase.
-    pub requests: &'a [RequestRecord],
-    /// Token events of every phase; without any, ICL and ITL are absent and throughput spreads tokens evenly.
-    pub events: &'a [EventRecord],
+    /// Requests of every phase with their token events; without events, ICL and ITL are absent and throughput spreads
+    /// tokens evenly.
+    pub records: Box<dyn Records + 'a>,
     /// Scrapes of the server, from before the window to after it; empty when it shows none.
     pub prom: &'a [PromSample],
     /// Start of the measured window.
@@ -64,19 +70,30 @@ pub struct MetricsInput<'a> {
 
 /// Computes every metric. See [`super::METRIC_DOCS`] for the definitions.
 pub fn summarise(input: &MetricsInput<'_>) -> BenchResult {
-    let events = EventIndex::new(input.events);
-    let in_flight = InFlight::of(input.requests);
     let (start_ns, end_ns) = (input.window_start_ns, input.window_end_ns);
+    let mut in_flight = InFlight::default();
     let mut counts = RequestCounts::default();
     let mut failures = BTreeMap::new();
     let mut token_source = BTreeMap::new();
     let (mut input_tokens, mut output_tokens) = (0_u64, 0_u64);
+    let (mut n_gaps, mut n_zero_gaps) = (0_u64, 0_u64);
     let mut lateness = Samples::default();
-    for request in input.requests.iter().filter(|request| request_in_window(request)) {
+    let mut throughput = ThroughputSum::new(start_ns, end_ns);
+    let mut latencies = LatencySamples::default();
+    let mut attained = Attainment::default();
+    input.records.visit(&mut |request, events| {
+        in_flight.add(request);
+        throughput.add(request, events);
+        if !request_in_window(request) {
+            return;
+        }
         counts.scheduled += 1;
         if let Some(queue) = ClientQueue::of(request) {
             counts.sent += 1;
             lateness.push(millis(queue.lateness_ns));
+        }
+        if let Some(slo) = input.slo {
+            attained.add(request, events, slo);
         }
         match outcome(request) {
             Outcome::Completed => {
@@ -85,6 +102,11 @@ pub fn summarise(input: &MetricsInput<'_>) -> BenchResult {
                 output_tokens += count(request.output_tokens);
                 let source = request.token_source.map_or("unknown", |source| source.name());
                 *token_source.entry(source.to_owned()).or_default() += 1;
+                latencies.add(request, events);
+                for (gap_ns, _) in gaps(events) {
+                    n_gaps += 1;
+                    n_zero_gaps += u64::from(gap_ns == 0);
+                }
             }
             Outcome::Failed(code) => {
                 counts.failed += 1;
@@ -92,7 +114,10 @@ pub fn summarise(input: &MetricsInput<'_>) -> BenchResult {
             }
             Outcome::Censored => counts.censored += 1,
         }
-    }
+    });
+    in_flight.sort();
+    let client = &input.client;
+    let busy_s = client.busy_s.map(|busy_s| busy_s * f64::from(client.threads)).filter(|busy_s| *busy_s > 0.0);
     BenchResult {
         schema: RESULT_SCHEMA_VERSION,
         clock: input.clock,
@@ -102,20 +127,25 @@ pub fn summarise(input: &MetricsInput<'_>) -> BenchResult {
         input_tokens,
         output_tokens,
         token_source,
-        throughput: throughput(input.requests, &events, start_ns, end_ns),
-        goodput_requests_per_s: attainment(input)
-            .map(|attained| attained.met as f64 / seconds(start_ns, end_ns))
+        throughput: throughput.rates(),
+        goodput_requests_per_s: input
+            .slo
+            .map(|_| attained.met as f64 / seconds(start_ns, end_ns))
             .filter(|rate| rate.is_finite()),
         concurrency: in_flight.over(start_ns, end_ns),
-        latency_ms: latencies(input.requests.iter(), &events),
+        latency_ms: latencies.distributions(),
         client: ClientQuality {
             lateness_ms: lateness.quantiles(),
-            cpu_s: input.client.cpu_s,
-            threads: input.client.threads,
-            canary_ttft_error_ms: canary(input.client.canary_ttft_error_ms.as_deref()),
-            canary_itl_error_ms: canary(input.client.canary_itl_error_ms.as_deref()),
+            cpu_s: client.cpu_s,
+            threads: client.threads,
+            canary_ttft_error_ms: canary(client.canary_ttft_error_ms.as_deref()),
+            canary_itl_error_ms: canary(client.canary_itl_error_ms.as_deref()),
+            canary_receive_error_ms: canary(client.canary_receive_error_ms.as_deref()),
+            cpu_share: busy_s.map(|busy_s| client.cpu_s / busy_s),
+            zero_gap_share: (n_gaps > 0).then(|| n_zero_gaps as f64 / n_gaps as f64),
+            spread_s: client.spread_s,
         },
-        steady: steady(input, &events, &in_flight),
+        steady: steady(input, &in_flight),
         verdict: not_judged(),
         server: (!input.prom.is_empty()).then(|| server_summary(input.prom, start_ns, end_ns)),
         shards: None,
@@ -124,7 +154,7 @@ pub fn summarise(input: &MetricsInput<'_>) -> BenchResult {
 }
 
 /// How many requests met every SLO, of all that were scheduled in the window.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Attainment {
     /// Requests that succeeded and met every limit.
     pub met: u64,
@@ -134,21 +164,28 @@ pub struct Attainment {
     pub censored: u64,
 }
 
-/// SLO attainment over the window; `None` without an SLO.
-pub fn attainment(input: &MetricsInput<'_>) -> Option<Attainment> {
-    let slo = input.slo?;
-    let events = EventIndex::new(input.events);
-    let mut attained = Attainment { met: 0, scheduled: 0, censored: 0 };
-    for request in input.requests.iter().filter(|request| request_in_window(request)) {
+impl Attainment {
+    fn add(&mut self, request: &RequestRecord, events: &[EventRecord], slo: RequestSlo) {
         match outcome(request) {
-            Outcome::Censored => attained.censored += 1,
-            Outcome::Failed(_) => attained.scheduled += 1,
+            Outcome::Censored => self.censored += 1,
+            Outcome::Failed(_) => self.scheduled += 1,
             Outcome::Completed => {
-                attained.scheduled += 1;
-                attained.met += u64::from(meets_limits(request, &events, slo));
+                self.scheduled += 1;
+                self.met += u64::from(meets_limits(request, events, slo));
             }
         }
     }
+}
+
+/// SLO attainment over the window; `None` without an SLO.
+pub fn attainment(input: &MetricsInput<'_>) -> Option<Attainment> {
+    let slo = input.slo?;
+    let mut attained = Attainment::default();
+    input.records.visit(&mut |request, events| {
+        if request_in_window(request) {
+            attained.add(request, events, slo);
+        }
+    });
     Some(attained)
 }
 
@@ -162,23 +199,23 @@ pub struct Smoothness {
 }
 
 /// Largest gaps and the share of gaps above `threshold_ms`, over the window's successful requests.
-pub fn smoothness(requests: &[RequestRecord], events: &[EventRecord], threshold_ms: f64) -> Smoothness {
-    let events = EventIndex::new(events);
-    let (mut largest, mut gaps, mut stalls) = (Samples::default(), 0_u64, 0_u64);
-    for request in requests.iter().filter(|request| request_in_window(request) && request.is_success()) {
-        let mut max = None;
-        for (gap_ns, _) in events.gaps(request.request_idx) {
-            gaps += 1;
-            stalls += u64::from(millis(gap_ns) > threshold_ms);
-            max = max.max(Some(gap_ns));
+pub fn smoothness(records: &dyn Records, threshold_ms: f64) -> Smoothness {
+    let (mut largest, mut n_gaps, mut stalls) = (Samples::default(), 0_u64, 0_u64);
+    records.visit(&mut |request, events| {
+        if !request_in_window(request) || !request.is_success() {
+            return;
         }
-        largest.extend(max.map(millis));
-    }
-    Smoothness { max_gap_ms: largest.quantiles(), stall_share: (gaps > 0).then(|| stalls as f64 / gaps as f64) }
+        for (gap_ns, _) in gaps(events) {
+            n_gaps += 1;
+            stalls += u64::from(millis(gap_ns) > threshold_ms);
+        }
+        largest.extend(gaps(events).map(|(gap_ns, _)| gap_ns).max().map(millis));
+    });
+    Smoothness { max_gap_ms: largest.quantiles(), stall_share: (n_gaps > 0).then(|| stalls as f64 / n_gaps as f64) }
 }
 
-/// True for a success that is within every limit.
-pub fn meets_limits(request: &RequestRecord, events: &EventIndex<'_>, slo: RequestSlo) -> bool {
+/// True for a success that is within every limit; `events` are its own.
+pub fn meets_limits(request: &RequestRecord, events: &[EventRecord], slo: RequestSlo) -> bool {
     let times = RequestTimes::of(request);
     let within = |value_ms: Option<f64>, limit: Option<f64>| match (value_ms, limit) {
         (Some(value_ms), Some(limit)) => value_ms <= limit,
@@ -187,7 +224,7 @@ pub fn meets_limits(request: &RequestRecord, events: &EventIndex<'_>, slo: Reque
         (_, None) => true,
     };
     let itl_ms = || {
-        let gaps = events.gaps(request.request_idx).filter(|(_, n)| *n > 0);
+        let gaps = gaps(events).filter(|(_, n)| *n > 0);
         gaps.map(|(gap_ns, n)| millis(gap_ns) / n as f64).fold(0.0, f64::max)
     };
     within(times.ttft_ns.map(millis), slo.ttft_ms)
@@ -196,54 +233,69 @@ pub fn meets_limits(request: &RequestRecord, events: &EventIndex<'_>, slo: Reque
         && within(times.e2e_ns.map(millis), slo.e2e_ms)
 }
 
-/// Distributions over the window's successes among `requests`.
-fn latencies<'a>(requests: impl Iterator<Item = &'a RequestRecord>, events: &EventIndex<'_>) -> Latencies {
-    let mut ttft = Samples::default();
-    let mut ttft_sched = Samples::default();
-    let mut ttfo = Samples::default();
-    let mut icl = Samples::default();
-    let mut itl = Samples::default();
-    let mut tpot = Samples::default();
-    let mut tpot_vllm = Samples::default();
-    let mut e2e = Samples::default();
-    let mut e2e_sched = Samples::default();
-    for request in requests.filter(|request| request_in_window(request) && outcome(request) == Outcome::Completed) {
+/// Samples of the window's successes.
+#[derive(Debug, Default)]
+struct LatencySamples {
+    ttft: Samples,
+    ttft_sched: Samples,
+    ttfo: Samples,
+    icl: Samples,
+    itl: Samples,
+    tpot: Samples,
+    tpot_vllm: Samples,
+    e2e: Samples,
+    e2e_sched: Samples,
+}
+
+impl LatencySamples {
+    fn add(&mut self, request: &RequestRecord, events: &[EventRecord]) {
         let times = RequestTimes::of(request);
-        ttft.extend(times.ttft_ns.map(millis));
-        ttft_sched.extend(times.ttft_sched_ns.map(millis));
-        ttfo.extend(times.ttfo_ns.map(millis));
-        tpot.extend(times.tpot_ns.map(|ns| ns / 1e6));
-        tpot_vllm.extend(times.tpot_vllm_ns.map(|ns| ns / 1e6));
-        e2e.extend(times.e2e_ns.map(millis));
-        e2e_sched.extend(times.e2e_sched_ns.map(millis));
-        for (gap_ns, n_tokens) in events.gaps(request.request_idx) {
-            icl.push(millis(gap_ns));
-            itl.push_weighted(millis(gap_ns) / n_tokens as f64, n_tokens);
+        self.ttft.extend(times.ttft_ns.map(millis));
+        self.ttft_sched.extend(times.ttft_sched_ns.map(millis));
+        self.ttfo.extend(times.ttfo_ns.map(millis));
+        self.tpot.extend(times.tpot_ns.map(|ns| ns / 1e6));
+        self.tpot_vllm.extend(times.tpot_vllm_ns.map(|ns| ns / 1e6));
+        self.e2e.extend(times.e2e_ns.map(millis));
+        self.e2e_sched.extend(times.e2e_sched_ns.map(millis));
+        for (gap_ns, n_tokens) in gaps(events) {
+            self.icl.push(millis(gap_ns));
+            self.itl.push_weighted(millis(gap_ns) / n_tokens as f64, n_tokens);
         }
     }
-    Latencies {
-        ttft: ttft.quantiles(),
-        ttft_sched: ttft_sched.quantiles(),
-        ttfo: ttfo.quantiles(),
-        icl: icl.quantiles(),
-        itl: itl.quantiles(),
-        tpot: tpot.quantiles(),
-        tpot_vllm: tpot_vllm.quantiles(),
-        e2e: e2e.quantiles(),
-        e2e_sched: e2e_sched.quantiles(),
+
+    fn distributions(self) -> Latencies {
+        Latencies {
+            ttft: self.ttft.quantiles(),
+            ttft_sched: self.ttft_sched.quantiles(),
+            ttfo: self.ttfo.quantiles(),
+            icl: self.icl.quantiles(),
+            itl: self.itl.quantiles(),
+            tpot: self.tpot.quantiles(),
+            tpot_vllm: self.tpot_vllm.quantiles(),
+            e2e: self.e2e.quantiles(),
+            e2e_sched: self.e2e_sched.quantiles(),
+        }
     }
 }
 
-fn steady(input: &MetricsInput<'_>, events: &EventIndex<'_>, in_flight: &InFlight) -> Option<SteadyWindow> {
+fn steady(input: &MetricsInput<'_>, in_flight: &InFlight) -> Option<SteadyWindow> {
     let slots = input.closed_loop_slots.filter(|slots| *slots > 0)?;
     let (start_ns, end_ns) = in_flight.busy_span(input.window_start_ns, input.window_end_ns, slots)?;
-    let sent_inside = |request: &&RequestRecord| request.t_send.is_some_and(|t| start_ns <= t && t <= end_ns);
-    let latency_ms = latencies(input.requests.iter().filter(sent_inside), events);
+    let sent_inside = |request: &RequestRecord| request.t_send.is_some_and(|t| start_ns <= t && t <= end_ns);
+    let mut throughput = ThroughputSum::new(start_ns, end_ns);
+    let mut latencies = LatencySamples::default();
+    input.records.visit(&mut |request, events| {
+        throughput.add(request, events);
+        if request_in_window(request) && sent_inside(request) && outcome(request) == Outcome::Completed {
+            latencies.add(request, events);
+        }
+    });
+    let latency_ms = latencies.distributions();
     Some(SteadyWindow {
         start_s: seconds(input.window_start_ns, start_ns),
         end_s: seconds(input.window_start_ns, end_ns),
         n: latency_ms.e2e.n,
-        throughput: throughput(input.requests, events, start_ns, end_ns),
+        throughput: throughput.rates(),
         latency_ms,
     })
 }

@@ -13,8 +13,7 @@ const MS: i64 = 1_000_000;
 fn input<'a>(requests: &'a [RequestRecord], events: &'a [EventRecord], end_ms: i64) -> MetricsInput<'a> {
     MetricsInput {
         clock: ClockEpoch { epoch_monotonic_ns: 1, epoch_unix_ns: 2 },
-        requests,
-        events,
+        records: Box::new(RecordSlices::new(requests, events)),
         prom: &[],
         window_start_ns: 0,
         window_end_ns: end_ms * MS,
@@ -285,9 +284,9 @@ fn steady_is_where_all_slots_are_busy() {
 #[test]
 fn smoothness_sees_stalls() {
     let (requests, events) = scripted();
-    let got = smoothness(&requests, &events, 25.0);
+    let got = smoothness(&RecordSlices::new(&requests, &events), 25.0);
     assert_eq!((got.max_gap_ms.max, got.stall_share), (Some(30.0), Some(0.5)));
-    assert_eq!(smoothness(&[], &[], 25.0).stall_share, None);
+    assert_eq!(smoothness(&RecordSlices::new(&[], &[]), 25.0).stall_share, None);
 }
 
 #[test]

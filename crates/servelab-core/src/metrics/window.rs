@@ -1,8 +1,8 @@
 //! Everything that is a function of time over the window: the in-flight step function, token and completion rates, and
 //! the steady part of a closed loop. Latency distributions are made in `summary`.
 
-use super::timing::{EventIndex, event_counts_are_guesses, in_flight_interval};
-use crate::record::RequestRecord;
+use super::timing::{event_counts_are_guesses, in_flight_interval};
+use crate::record::{EventRecord, RequestRecord};
 use crate::result::{Concurrency, Throughput};
 
 /// A closed loop counts as steady only if the mean in-flight count over the candidate reaches this share of its slots.
@@ -11,29 +11,36 @@ const STEADY_MIN_BUSY: f64 = 0.9;
 /// The number of requests in flight as a step function of time.
 #[derive(Debug, Clone, Default)]
 pub struct InFlight {
-    /// (instant, count from this instant on), ascending, one entry per instant.
-    steps: Vec<(i64, i64)>,
+    /// Instants at which one more is in flight.
+    starts: Vec<i64>,
+    /// Instants from which one less is.
+    ends: Vec<i64>,
+    is_sorted: bool,
 }
 
 impl InFlight {
-    /// Built from the requests of every phase: a warm-up request still running inside the window loads the server too.
+    /// Of these requests.
     pub fn of(requests: &[RequestRecord]) -> Self {
-        let mut changes: Vec<(i64, i64)> = Vec::with_capacity(requests.len() * 2);
-        for (start, end) in requests.iter().filter_map(in_flight_interval) {
-            changes.push((start, 1));
-            changes.push((end, -1));
+        let mut in_flight = Self::default();
+        requests.iter().for_each(|request| in_flight.add(request));
+        in_flight.sort();
+        in_flight
+    }
+
+    /// Counts a request, of whatever phase: a warm-up request still running inside the window loads the server too.
+    pub fn add(&mut self, request: &RequestRecord) {
+        if let Some((start, end)) = in_flight_interval(request) {
+            self.starts.push(start);
+            self.ends.push(end);
+            self.is_sorted = false;
         }
-        changes.sort_unstable();
-        let mut steps: Vec<(i64, i64)> = Vec::new();
-        let mut count = 0;
-        for (t_ns, change) in changes {
-            count += change;
-            match steps.last_mut() {
-                Some(last) if last.0 == t_ns => last.1 = count,
-                _ => steps.push((t_ns, count)),
-            }
-        }
-        Self { steps }
+    }
+
+    /// To be called after the last [`InFlight::add`], before anything is asked.
+    pub fn sort(&mut self) {
+        self.starts.sort_unstable();
+        self.ends.sort_unstable();
+        self.is_sorted = true;
     }
 
     /// Exact time integral divided by the interval, and the maximum inside it.
@@ -63,8 +70,20 @@ impl InFlight {
 
     /// Constant pieces (from, to, count) clipped to the interval.
     fn pieces(&self, start_ns: i64, end_ns: i64) -> impl Iterator<Item = (i64, i64, i64)> {
-        let ends = self.steps.iter().skip(1).map(|(t_ns, _)| *t_ns).chain([i64::MAX]);
-        self.steps.iter().zip(ends).filter_map(move |(&(from, count), to)| {
+        debug_assert!(self.is_sorted || self.starts.is_empty());
+        let (mut started, mut ended) = (0_usize, 0_usize);
+        let steps = std::iter::from_fn(move || {
+            let next = |started: usize, ended: usize| {
+                let candidates = [self.starts.get(started), self.ends.get(ended)];
+                candidates.into_iter().flatten().min().copied()
+            };
+            let from = next(started, ended)?;
+            started += self.starts.get(started..)?.iter().take_while(|t| **t == from).count();
+            ended += self.ends.get(ended..)?.iter().take_while(|t| **t == from).count();
+            let to = next(started, ended).unwrap_or(i64::MAX);
+            Some((from, to, started as i64 - ended as i64))
+        });
+        steps.filter_map(move |(from, to, count)| {
             let (from, to) = (from.max(start_ns), to.min(end_ns));
             (from < to).then_some((from, to, count))
         })
@@ -73,29 +92,42 @@ impl InFlight {
 
 /// Token events and completions with start < t ≤ end, per second, whatever the phase of their request. Where the tokens
 /// per event are guesses, a request's events are scaled so that together they carry the tokens the server reported.
-pub fn throughput(requests: &[RequestRecord], events: &EventIndex<'_>, start_ns: i64, end_ns: i64) -> Throughput {
-    if end_ns <= start_ns {
-        return Throughput::default();
+#[derive(Debug, Clone, Copy)]
+pub(super) struct ThroughputSum {
+    start_ns: i64,
+    end_ns: i64,
+    tokens: f64,
+    completed: u64,
+}
+
+impl ThroughputSum {
+    pub(super) fn new(start_ns: i64, end_ns: i64) -> Self {
+        Self { start_ns, end_ns, tokens: 0.0, completed: 0 }
     }
-    let seconds = (end_ns - start_ns) as f64 / 1e9;
-    let inside = |t_ns: i64| start_ns < t_ns && t_ns <= end_ns;
-    let completed = requests.iter().filter(|r| r.is_success() && r.t_last.is_some_and(inside)).count();
-    let tokens: f64 = requests
-        .iter()
-        .map(|request| {
-            let (mut all, mut within) = (0_i64, 0_i64);
-            for event in events.of(request.request_idx) {
-                let n = i64::from(event.n_tokens);
-                all += n;
-                within += if inside(event.t_ns) { n } else { 0 };
-            }
-            if all == 0 {
-                return interpolated_tokens(request, start_ns, end_ns);
-            }
+
+    pub(super) fn add(&mut self, request: &RequestRecord, events: &[EventRecord]) {
+        let inside = |t_ns: i64| self.start_ns < t_ns && t_ns <= self.end_ns;
+        self.completed += u64::from(request.is_success() && request.t_last.is_some_and(inside));
+        let (mut all, mut within) = (0_i64, 0_i64);
+        for event in events {
+            let n = i64::from(event.n_tokens);
+            all += n;
+            within += if inside(event.t_ns) { n } else { 0 };
+        }
+        self.tokens += if all == 0 {
+            interpolated_tokens(request, self.start_ns, self.end_ns)
+        } else {
             within as f64 * event_weight(request, all)
-        })
-        .sum();
-    Throughput { output_tokens_per_s: tokens / seconds, requests_per_s: completed as f64 / seconds }
+        };
+    }
+
+    pub(super) fn rates(self) -> Throughput {
+        if self.end_ns <= self.start_ns {
+            return Throughput::default();
+        }
+        let seconds = (self.end_ns - self.start_ns) as f64 / 1e9;
+        Throughput { output_tokens_per_s: self.tokens / seconds, requests_per_s: self.completed as f64 / seconds }
+    }
 }
 
 /// Tokens per token that the events claim to carry. Above one only where the claim is a guess and the server reported

@@ -6,9 +6,9 @@ use serde::{Deserialize, Serialize};
 
 use super::slo::{SearchSlo, Term, TermKind};
 use crate::metrics::{
-    EventIndex, MetricsInput, Outcome, RequestSlo, RequestTimes, meets_limits, outcome, request_in_window,
+    MetricsInput, Outcome, RequestSlo, RequestTimes, gaps, meets_limits, outcome, request_in_window,
 };
-use crate::record::RequestRecord;
+use crate::record::{EventRecord, RequestRecord};
 
 /// Batches per trial: enough to estimate a variance, few enough that each spans many requests.
 const BATCHES: usize = 20;
@@ -48,22 +48,32 @@ pub struct TrialEvidence {
     pub duration_s: f64,
 }
 
+/// One request, as far as it counts.
+struct Counted {
+    order: (i64, i64),
+    met: Option<bool>,
+    /// One per term.
+    samples: Vec<Option<Batch>>,
+}
+
 /// Counts one trial.
 pub fn collect(slo: &SearchSlo, input: &MetricsInput<'_>, is_saturated: bool) -> TrialEvidence {
-    let events = EventIndex::new(input.events);
-    let mut requests: Vec<&RequestRecord> = input.requests.iter().filter(|r| request_in_window(r)).collect();
-    requests.sort_by_key(|request| (request.t_sched, request.request_idx));
     let limits = slo.request.unwrap_or_default();
-    let met: Vec<Option<bool>> = requests.iter().map(|request| met(request, &events, limits)).collect();
-    let terms = slo.terms.iter().map(|term| {
-        let samples = requests.iter().zip(&met).map(|(request, met)| sample(term, request, *met, &events));
-        batches(samples.collect())
+    let mut requests = Vec::new();
+    input.records.visit(&mut |request, events| {
+        if request_in_window(request) {
+            let met = met(request, events, limits);
+            let samples = slo.terms.iter().map(|term| sample(term, request, met, events)).collect();
+            requests.push(Counted { order: (request.t_sched, request.request_idx), met, samples });
+        }
     });
+    requests.sort_by_key(|request| request.order);
+    let term = |at: usize| batches(requests.iter().map(|request| request.samples.get(at).copied().flatten()).collect());
     TrialEvidence {
-        terms: terms.collect(),
+        terms: (0..slo.terms.len()).map(term).collect(),
         is_saturated,
-        good: met.iter().filter(|met| **met == Some(true)).count() as u64,
-        counted: met.iter().flatten().count() as u64,
+        good: requests.iter().filter(|request| request.met == Some(true)).count() as u64,
+        counted: requests.iter().filter(|request| request.met.is_some()).count() as u64,
         duration_s: input.window_end_ns.saturating_sub(input.window_start_ns) as f64 / 1e9,
     }
 }
@@ -87,7 +97,7 @@ fn is_cut_off(request: &RequestRecord) -> bool {
     matches!(outcome(request), Outcome::Censored | Outcome::Failed(CODE_CANCELLED))
 }
 
-fn met(request: &RequestRecord, events: &EventIndex<'_>, limits: RequestSlo) -> Option<bool> {
+fn met(request: &RequestRecord, events: &[EventRecord], limits: RequestSlo) -> Option<bool> {
     match outcome(request) {
         Outcome::Completed => Some(meets_limits(request, events, limits)),
         _ if is_cut_off(request) => {
@@ -107,7 +117,7 @@ fn waited_ms(request: &RequestRecord, stamp: Option<i64>) -> f64 {
     }
 }
 
-fn sample(term: &Term, request: &RequestRecord, met: Option<bool>, events: &EventIndex<'_>) -> Option<Batch> {
+fn sample(term: &Term, request: &RequestRecord, met: Option<bool>, events: &[EventRecord]) -> Option<Batch> {
     let one = |is_within: bool| Some(Batch { value: f64::from(u8::from(is_within)), weight: 1.0 });
     let judge = |value_ms: f64, weight: f64| match term.share {
         Some(_) if value_ms <= term.limit_ms => Batch { value: weight, weight },
@@ -135,7 +145,7 @@ fn sample(term: &Term, request: &RequestRecord, met: Option<bool>, events: &Even
         TermKind::E2eSched => times.e2e_sched_ns.filter(|_| is_completed).map(|ns| ns as f64),
         TermKind::Icl | TermKind::Itl => {
             let mut sum = Batch::default();
-            for (gap_ns, tokens) in events.gaps(request.request_idx) {
+            for (gap_ns, tokens) in gaps(events) {
                 let (n, weight) = if term.kind == TermKind::Itl { (tokens as f64, tokens as f64) } else { (1.0, 1.0) };
                 let gap = judge(gap_ns as f64 / 1e6 / n, weight);
                 sum.value += gap.value;
@@ -164,8 +174,8 @@ fn sample(term: &Term, request: &RequestRecord, met: Option<bool>, events: &Even
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::metrics::ClientUsage;
-    use crate::record::{ClockEpoch, EventRecord, Phase};
+    use crate::metrics::{ClientUsage, RecordSlices};
+    use crate::record::{ClockEpoch, Phase};
 
     const MS: i64 = 1_000_000;
 
@@ -192,8 +202,7 @@ mod tests {
         let slo = SearchSlo::parse(slo).unwrap();
         let input = MetricsInput {
             clock: ClockEpoch { epoch_monotonic_ns: 0, epoch_unix_ns: 0 },
-            requests,
-            events,
+            records: Box::new(RecordSlices::new(requests, events)),
             prom: &[],
             window_start_ns: 0,
             window_end_ns: 1_000 * MS,

@@ -5,6 +5,9 @@
 use crate::metrics::{Outcome, outcome};
 use crate::record::{Phase, RequestRecord};
 
+/// Requests that are looked at one by one; of more, every second, fourth, … is.
+const MOST_STAYS: usize = 1 << 19;
+
 /// The one failure that a growing queue causes: others say nothing about how fast the server is.
 const CODE_TIMEOUT: &str = "request_timeout";
 
@@ -48,6 +51,14 @@ pub struct Backlog {
     pub shortfall: Option<Shortfall>,
 }
 
+/// One request, nanoseconds; what it lacks did not happen.
+#[derive(Debug, Clone, Copy)]
+struct Times {
+    arrival_ns: i64,
+    first_ns: Option<i64>,
+    end_ns: Option<i64>,
+}
+
 /// One request, seconds after the first arrival.
 struct Stay {
     arrival_s: f64,
@@ -55,26 +66,61 @@ struct Stay {
     end_s: Option<f64>,
 }
 
+/// Collects the requests scheduled in the window. Requests that failed are left out, except those that timed out or were
+/// cut off by the end of the run, which arrived and were not completed.
+#[derive(Debug, Clone)]
+pub(super) struct BacklogSamples {
+    times: Vec<Times>,
+    /// One in so many is kept.
+    stride: u64,
+    seen: u64,
+}
+
+impl Default for BacklogSamples {
+    fn default() -> Self {
+        Self { times: Vec::new(), stride: 1, seen: 0 }
+    }
+}
+
+impl BacklogSamples {
+    pub(super) fn add(&mut self, request: &RequestRecord) {
+        if request.phase != Phase::Window {
+            return;
+        }
+        let arrival_ns = request.t_sched;
+        let times = match outcome(request) {
+            Outcome::Completed => Times { arrival_ns, first_ns: request.t_first, end_ns: request.t_last },
+            Outcome::Censored | Outcome::Failed(CODE_TIMEOUT) => Times { arrival_ns, first_ns: None, end_ns: None },
+            Outcome::Failed(_) => return,
+        };
+        self.seen += 1;
+        if self.seen % self.stride != 0 {
+            return;
+        }
+        self.times.push(times);
+        if self.times.len() >= MOST_STAYS {
+            let mut keep = false;
+            self.times.retain(|_| {
+                keep = !keep;
+                keep
+            });
+            self.stride *= 2;
+        }
+    }
+}
+
 impl Backlog {
-    /// Looks at the requests scheduled in the window. Requests that failed are left out, except those that timed out or
-    /// were cut off by the end of the run, which arrived and were not completed.
-    pub fn of(requests: &[RequestRecord]) -> Self {
-        let window = || requests.iter().filter(|request| request.phase == Phase::Window);
-        let Some(origin) = window().map(|request| request.t_sched).min() else { return Self::default() };
+    /// Looks at what was collected.
+    pub(super) fn of(samples: &BacklogSamples) -> Self {
+        let Some(origin) = samples.times.iter().map(|times| times.arrival_ns).min() else { return Self::default() };
         let seconds = |t_ns: i64| t_ns.saturating_sub(origin) as f64 / 1e9;
-        let stays: Vec<Stay> = window()
-            .filter_map(|request| {
-                let arrival_s = seconds(request.t_sched);
-                match outcome(request) {
-                    Outcome::Completed => {
-                        let (first_s, end_s) = (request.t_first.map(seconds), request.t_last.map(seconds));
-                        Some(Stay { arrival_s, first_s, end_s })
-                    }
-                    Outcome::Censored | Outcome::Failed(CODE_TIMEOUT) => {
-                        Some(Stay { arrival_s, first_s: None, end_s: None })
-                    }
-                    Outcome::Failed(_) => None,
-                }
+        let stays: Vec<Stay> = samples
+            .times
+            .iter()
+            .map(|times| Stay {
+                arrival_s: seconds(times.arrival_ns),
+                first_s: times.first_ns.map(seconds),
+                end_s: times.end_ns.map(seconds),
             })
             .collect();
         let span_s = stays.iter().map(|stay| stay.arrival_s).fold(0.0, f64::max);
@@ -90,7 +136,7 @@ impl Backlog {
                     .filter(|stay| stay.arrival_s >= ramp_s)
                     .filter_map(|stay| Some((stay.arrival_s, stay.end_s? - stay.arrival_s))),
             ),
-            shortfall: shortfall(&stays, span_s, median_s, &times),
+            shortfall: shortfall(&stays, samples.stride, span_s, median_s, &times),
         }
     }
 }
@@ -118,7 +164,7 @@ fn line(points: impl Iterator<Item = (f64, f64)>) -> Option<Growth> {
     })
 }
 
-fn shortfall(stays: &[Stay], to_s: f64, from_s: f64, times: &[f64]) -> Option<Shortfall> {
+fn shortfall(stays: &[Stay], stride: u64, to_s: f64, from_s: f64, times: &[f64]) -> Option<Shortfall> {
     if to_s <= from_s {
         return None;
     }
@@ -127,10 +173,11 @@ fn shortfall(stays: &[Stay], to_s: f64, from_s: f64, times: &[f64]) -> Option<Sh
         stays.iter().filter(|stay| stay.arrival_s <= t_s && stay.end_s.is_none_or(|end| t_s < end)).count() as f64
     };
     let beyond_median = times.iter().map(|t| (t - from_s).max(0.0)).sum::<f64>() / times.len().max(1) as f64;
+    let weight = stride as f64;
     Some(Shortfall {
-        arrived: stays.iter().filter(|stay| is_inside(stay.arrival_s)).count() as u64,
-        completed: stays.iter().filter(|stay| stay.end_s.is_some_and(is_inside)).count() as u64,
-        expected: beyond_median * stays.len() as f64 / to_s,
-        noise: (in_flight(from_s) + in_flight(to_s) + 1.0).sqrt(),
+        arrived: stride * stays.iter().filter(|stay| is_inside(stay.arrival_s)).count() as u64,
+        completed: stride * stays.iter().filter(|stay| stay.end_s.is_some_and(is_inside)).count() as u64,
+        expected: weight * beyond_median * stays.len() as f64 / to_s,
+        noise: weight * (in_flight(from_s) + in_flight(to_s) + 1.0).sqrt(),
     })
 }

@@ -1,13 +1,13 @@
 //! What the rules look at. The fields that follow from the request records are computed here; everything else is filled
 //! in by whoever ran the cell, and an unknown stays `None`, which no rule takes for guilt.
 
-use super::backlog::Backlog;
+use super::backlog::{Backlog, BacklogSamples};
 use crate::metrics::{
-    CODE_EARLY_STOP, EventIndex, MetricsInput, Outcome, counter_interval, event_counts_are_guesses,
+    CODE_EARLY_STOP, CounterInterval, MetricsInput, Outcome, counter_interval, event_counts_are_guesses,
     is_zero_token_success, outcome,
 };
 use crate::plan::Load;
-use crate::record::{Phase, RequestRecord, TokenSource};
+use crate::record::{EventRecord, Phase, RequestRecord, TokenSource};
 use crate::result::BenchResult;
 
 /// Everything known about one cell.
@@ -133,80 +133,89 @@ pub struct RequestEvidence {
 impl RequestEvidence {
     /// Gathers it.
     pub fn collect(input: &MetricsInput<'_>) -> Self {
-        let window: Vec<&RequestRecord> = input.requests.iter().filter(|r| r.phase == Phase::Window).collect();
-        let completed: Vec<&RequestRecord> =
-            window.iter().copied().filter(|r| outcome(r) == Outcome::Completed).collect();
-        let stopped_early = |r: &&&RequestRecord| match outcome(r) {
-            Outcome::Failed(code) => code == CODE_EARLY_STOP,
-            Outcome::Completed => {
-                r.output_tokens.zip(r.requested_output_tokens).is_some_and(|(got, asked)| got < asked)
+        let mut evidence = Self::default();
+        let mut backlog = BacklogSamples::default();
+        let interval = counter_interval(input.prom, input.window_start_ns, input.window_end_ns);
+        let mut share = interval.as_ref().map(|interval| server_share(input, interval));
+        input.records.visit(&mut |request, events| {
+            backlog.add(request);
+            if let (Some(share), Some(interval)) = (&mut share, &interval) {
+                share.add(request, interval);
             }
-            Outcome::Censored => false,
-        };
-        Self {
-            zero_token_successes: window.iter().filter(|r| is_zero_token_success(r)).count() as u64,
-            early_stops: window.iter().filter(stopped_early).count() as u64,
-            backlog: Backlog::of(input.requests),
-            tokens: token_counts(input, &completed),
-            server: server_share(input),
-        }
+            if request.phase != Phase::Window {
+                return;
+            }
+            evidence.zero_token_successes += u64::from(is_zero_token_success(request));
+            let outcome = outcome(request);
+            evidence.early_stops += u64::from(match outcome {
+                Outcome::Failed(code) => code == CODE_EARLY_STOP,
+                Outcome::Completed => {
+                    request.output_tokens.zip(request.requested_output_tokens).is_some_and(|(got, asked)| got < asked)
+                }
+                Outcome::Censored => false,
+            });
+            if outcome == Outcome::Completed {
+                evidence.tokens.add(request, events);
+            }
+        });
+        evidence.backlog = Backlog::of(&backlog);
+        evidence.server = share;
+        evidence
     }
 }
 
-fn token_counts(input: &MetricsInput<'_>, completed: &[&RequestRecord]) -> TokenCounts {
-    let index = EventIndex::new(input.events);
-    let mut counts = TokenCounts::default();
-    for request in completed {
+impl TokenCounts {
+    fn add(&mut self, request: &RequestRecord, events: &[EventRecord]) {
         let by_server = matches!(
             request.token_source,
             Some(TokenSource::ServerUsage | TokenSource::ServerTokenIds | TokenSource::ContinuousUsage)
         );
         let reported = request.output_tokens.and_then(|n| u64::try_from(n).ok()).filter(|_| by_server);
-        let events: u64 = index.of(request.request_idx).map(|event| u64::try_from(event.n_tokens).unwrap_or(0)).sum();
-        let Some(reported) = reported.filter(|_| events > 0) else { continue };
+        let events: u64 = events.iter().map(|event| u64::try_from(event.n_tokens).unwrap_or(0)).sum();
+        let Some(reported) = reported.filter(|_| events > 0) else { return };
         if event_counts_are_guesses(request) {
-            counts.guessed += reported;
-            counts.guessed_events += events;
-            counts.guessed_excess += events.saturating_sub(reported);
+            self.guessed += reported;
+            self.guessed_events += events;
+            self.guessed_excess += events.saturating_sub(reported);
         } else {
-            counts.counted += reported;
-            counts.counted_difference += events.abs_diff(reported);
+            self.counted += reported;
+            self.counted_difference += events.abs_diff(reported);
         }
     }
-    counts
 }
 
 /// A request's last counts reach the server's page a little before or after the client reads its end.
 const COUNTER_LAG_NS: i64 = 250_000_000;
 
-fn server_share(input: &MetricsInput<'_>) -> Option<ServerShare> {
+fn server_share(input: &MetricsInput<'_>, interval: &CounterInterval) -> ServerShare {
     let (start, end) = (input.window_start_ns, input.window_end_ns);
-    let interval = counter_interval(input.prom, start, end)?;
     let length = |(from, to): (i64, i64)| to.saturating_sub(from).max(0) as f64;
     let common = (interval.inner.0.max(start), interval.inner.1.min(end));
-    let mut share = ServerShare {
+    ServerShare {
         covered: if end > start { length(common) / length((start, end)) } else { 0.0 },
         scrapes_inside: interval.inside,
         ..ServerShare::default()
-    };
-    for request in input.requests {
-        let Some(sent) = request.t_send else { continue };
+    }
+}
+
+impl ServerShare {
+    fn add(&mut self, request: &RequestRecord, interval: &CounterInterval) {
+        let Some(sent) = request.t_send else { return };
         let is_success = outcome(request) == Outcome::Completed;
         let ended = request.t_done.or(request.t_last).filter(|_| is_success);
         let tokens = |n: Option<i64>| n.and_then(|n| u64::try_from(n).ok()).unwrap_or(0);
         let received = tokens(request.output_tokens);
         if ended.is_some_and(|t_ns| sent >= interval.inner.0 && t_ns.saturating_add(COUNTER_LAG_NS) <= interval.inner.1)
         {
-            share.tokens_at_least += received;
+            self.tokens_at_least += received;
         }
         // Nobody knows when a server noticed that its client had left, nor how much it generated until then.
         let is_over = ended.is_some_and(|t_ns| t_ns.saturating_add(COUNTER_LAG_NS) < interval.outer.0);
         if sent <= interval.outer.1 && !is_over {
-            share.requests_at_most += 1;
+            self.requests_at_most += 1;
             let is_known = is_success && request.token_source == Some(TokenSource::ServerUsage);
             let requested = if is_known { 0 } else { tokens(request.requested_output_tokens) };
-            share.tokens_at_most += received.max(requested);
+            self.tokens_at_most += received.max(requested);
         }
     }
-    Some(share)
 }

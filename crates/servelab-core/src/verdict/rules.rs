@@ -135,12 +135,9 @@ fn client_limited(evidence: &CellEvidence<'_>) -> Option<VerdictReason> {
         }
     }
     let capacity_s = evidence.result.duration_s * f64::from(client.threads);
-    if capacity_s > 0.0 && client.cpu_s > LIMITS.client_cpu * capacity_s {
-        findings.push(format!(
-            "used {:.0} % of its {} load threads' CPU time",
-            100.0 * client.cpu_s / capacity_s,
-            client.threads
-        ));
+    let share = client.cpu_share.or_else(|| (capacity_s > 0.0).then(|| client.cpu_s / capacity_s));
+    if let Some(share) = share.filter(|share| *share > LIMITS.client_cpu) {
+        findings.push(format!("used {:.0} % of its {} load threads' CPU time", 100.0 * share, client.threads));
     }
     if findings.is_empty() { None } else { invalid("client_limited", format!("the client {}", findings.join(", "))) }
 }

@@ -2,8 +2,9 @@
 //! many slots as the engine runs requests at once. Utilisation is that of the arrivals that happened: forty Poisson
 //! arrivals of a nominal rate vary by a sixth, and no rule can tell a nominal overload that did not take place.
 
+use super::backlog::BacklogSamples;
 use super::*;
-use crate::metrics::{ClientUsage, MetricsInput, summarise};
+use crate::metrics::{ClientUsage, MetricsInput, RecordSlices, summarise};
 use crate::plan::Load;
 use crate::record::{ClockEpoch, Phase, RequestRecord, TokenSource};
 use crate::result::BenchResult;
@@ -114,7 +115,7 @@ impl Scene {
             .collect();
         let rate_per_s = self.utilisation * self.capacity_per_s;
         let load = Load::Open { rate_per_s, arrival: "poisson".into(), max_concurrency: None };
-        let found = RequestEvidence { backlog: Backlog::of(&requests), ..RequestEvidence::default() };
+        let found = RequestEvidence { backlog: backlog_of(&requests), ..RequestEvidence::default() };
         let verdict = judge(&CellEvidence::new(result, &load, found));
         verdict.reasons.iter().any(|reason| reason.code == "saturated")
     }
@@ -136,12 +137,17 @@ impl Scene {
     }
 }
 
+fn backlog_of(requests: &[RequestRecord]) -> Backlog {
+    let mut samples = BacklogSamples::default();
+    requests.iter().for_each(|request| samples.add(request));
+    Backlog::of(&samples)
+}
+
 /// A result that gives the other rules nothing to do.
 fn no_requests() -> BenchResult {
     summarise(&MetricsInput {
         clock: ClockEpoch { epoch_monotonic_ns: 0, epoch_unix_ns: 0 },
-        requests: &[],
-        events: &[],
+        records: Box::new(RecordSlices::new(&[], &[])),
         prom: &[],
         window_start_ns: 0,
         window_end_ns: 1,

@@ -1,7 +1,7 @@
 //! Each rule with evidence that triggers it and evidence that must not.
 
 use super::*;
-use crate::metrics::{ClientUsage, MetricsInput, summarise};
+use crate::metrics::{ClientUsage, MetricsInput, RecordSlices, summarise};
 use crate::plan::Load;
 use crate::precision::{PrecisionMetric, PrecisionReport};
 use crate::record::{ClockEpoch, EventRecord, Phase, PromSample, RequestRecord, TokenSource};
@@ -37,8 +37,7 @@ fn open() -> Load {
 fn input<'a>(requests: &'a [RequestRecord], events: &'a [EventRecord]) -> MetricsInput<'a> {
     MetricsInput {
         clock: ClockEpoch { epoch_monotonic_ns: 0, epoch_unix_ns: 0 },
-        requests,
-        events,
+        records: Box::new(RecordSlices::new(requests, events)),
         prom: &[],
         window_start_ns: 0,
         window_end_ns: 10_000 * MS,

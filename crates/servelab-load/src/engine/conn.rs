@@ -1,37 +1,44 @@
 //! Connections of one load thread: a slab of non-blocking sockets with the job that each carries, opening, liveness and
 //! writing. Time stamps are taken by the worker; what bytes mean is decided in `stream`.
 
-use std::io::IoSlice;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use rustix::fd::OwnedFd;
 use rustix::io::Errno;
 use rustix::net::{
-    AddressFamily, RecvFlags, SendAncillaryBuffer, SendFlags, SocketFlags, SocketType, connect, ipproto, recv, sendmsg,
-    socket_with, sockopt,
+    AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, bind, connect, ipproto, recv, send, socket_with,
+    sockopt,
 };
 use servelab_core::record::RequestRecord;
 
+use super::session::Session;
+use super::tls::TlsStream;
 use crate::codes;
-use crate::stream::ResponseReader;
+use crate::sink::EventLog;
+use crate::stream::{Expectation, ResponseReader};
 
 /// A request on its way.
 #[derive(Debug)]
 pub(crate) struct Job {
     /// Unique per thread; tells a timer entry whether its job is still the one it was made for.
     pub(crate) ticket: u64,
-    /// Position in the order of sending.
-    pub(crate) seq: usize,
     pub(crate) record: RequestRecord,
+    pub(crate) expect: Expectation,
+    /// The conversation that this is a turn of.
+    pub(crate) session: Option<Box<Session>>,
     pub(crate) reader: ResponseReader,
-    pub(crate) head: Vec<u8>,
-    /// Bytes of head and body written so far.
+    pub(crate) events: EventLog,
+    /// Head and body; empty when all is written.
+    pub(crate) bytes: Vec<u8>,
+    /// Bytes written so far.
     pub(crate) written: usize,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum ConnState {
     Connecting,
+    /// Connected, with the TLS handshake under way.
+    Handshaking,
     /// Open, without a job or with one that is being written or answered.
     Open,
 }
@@ -40,6 +47,7 @@ pub(crate) enum ConnState {
 pub(crate) struct Conn {
     pub(crate) fd: OwnedFd,
     pub(crate) state: ConnState,
+    pub(crate) tls: Option<TlsStream>,
     pub(crate) job: Option<Box<Job>>,
     /// The epoll registration asks for writability.
     pub(crate) wants_write: bool,
@@ -121,12 +129,16 @@ impl Slab {
     }
 }
 
-/// Opens a non-blocking socket and starts to connect it. `true` when it is connected already.
-pub(crate) fn start_connect(address: SocketAddr) -> Result<(OwnedFd, bool), Errno> {
+/// Opens a non-blocking socket, from `source` if there is one, and starts to connect it. `true` when it is connected
+/// already.
+pub(crate) fn start_connect(address: SocketAddr, source: Option<IpAddr>) -> Result<(OwnedFd, bool), Errno> {
     let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
     let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
     let fd = socket_with(family, SocketType::STREAM, flags, Some(ipproto::TCP))?;
     sockopt::set_tcp_nodelay(&fd, true)?;
+    if let Some(source) = source {
+        bind(&fd, &SocketAddr::new(source, 0))?;
+    }
     match connect(&fd, &address) {
         Ok(()) => Ok((fd, true)),
         Err(Errno::INPROGRESS | Errno::INTR) => Ok((fd, false)),
@@ -149,37 +161,54 @@ pub(crate) fn connect_code(errno: Errno) -> &'static str {
     }
 }
 
-/// True when an idle connection is still open and silent. A server that closed it has left an end of stream to read.
-pub(crate) fn is_alive(fd: &OwnedFd) -> bool {
-    let mut byte = [0_u8; 1];
-    matches!(recv(fd, &mut byte[..], RecvFlags::PEEK | RecvFlags::DONTWAIT), Err(Errno::AGAIN))
+impl Conn {
+    /// True when an idle connection is still open and silent. A server that closed it has left an end of stream to read.
+    /// A TLS server may have sent records of its own (session tickets).
+    pub(crate) fn is_alive(&self) -> bool {
+        let mut byte = [0_u8; 1];
+        match recv(&self.fd, &mut byte[..], RecvFlags::PEEK | RecvFlags::DONTWAIT) {
+            Err(Errno::AGAIN) => true,
+            Ok((n, _)) => n > 0 && self.tls.is_some(),
+            Err(_) => false,
+        }
+    }
 }
 
-/// Writes as much of head and body as the kernel takes. When all is written, returns the reading of `now` just before the
+/// Writes as much of the request as the kernel takes. When all is written, returns the reading of `now` just before the
 /// call that took the last byte: the kernel copies first and wakes the receiver afterwards, so a reading after the call
 /// can be late by a whole time slice on a busy machine, and the time to the first token would come out too short.
 pub(crate) fn write_request(
     fd: &OwnedFd,
+    tls: Option<&mut TlsStream>,
     job: &mut Job,
-    body: &[u8],
     now: impl Fn() -> i64,
 ) -> Result<Option<i64>, Errno> {
-    let total = job.head.len() + body.len();
-    loop {
-        let head = job.head.get(job.written..).unwrap_or_default();
-        let body = body.get(job.written.saturating_sub(job.head.len())..).unwrap_or_default();
-        let parts = [IoSlice::new(head), IoSlice::new(body)];
-        let before_ns = now();
-        match sendmsg(fd, &parts, &mut SendAncillaryBuffer::default(), SendFlags::NOSIGNAL) {
-            Ok(n) => {
-                job.written += n;
-                if job.written >= total {
-                    return Ok(Some(before_ns));
-                }
+    let t_send = match tls {
+        Some(tls) => {
+            if job.written < job.bytes.len() {
+                tls.buffer(&job.bytes)?;
+                job.written = job.bytes.len();
             }
-            Err(Errno::AGAIN) => return Ok(None),
-            Err(Errno::INTR) => {}
-            Err(errno) => return Err(errno),
+            tls.flush(fd, now)?
         }
+        None => loop {
+            let rest = job.bytes.get(job.written..).unwrap_or_default();
+            let before_ns = now();
+            match send(fd, rest, SendFlags::NOSIGNAL) {
+                Ok(n) => {
+                    job.written += n;
+                    if job.written >= job.bytes.len() {
+                        break Some(before_ns);
+                    }
+                }
+                Err(Errno::AGAIN) => break None,
+                Err(Errno::INTR) => {}
+                Err(errno) => return Err(errno),
+            }
+        },
+    };
+    if t_send.is_some() {
+        job.bytes = Vec::new();
     }
+    Ok(t_send)
 }

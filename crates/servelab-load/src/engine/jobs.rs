@@ -6,16 +6,19 @@ use std::sync::atomic::Ordering::Relaxed;
 use rustix::event::epoll::{self, EventData, EventFlags};
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, recv};
-use servelab_core::record::{EventRecord, Phase, RequestRecord};
+use servelab_core::record::{Phase, RequestRecord};
 
-use super::conn::{Conn, ConnState, Job, Token, connect_code, connect_outcome, is_alive, start_connect, write_request};
+use super::conn::{Conn, ConnState, Job, Token, connect_code, connect_outcome, start_connect, write_request};
 use super::pacer::{Dispatch, Pacer};
+use super::session::Session;
+use super::tls::TlsStream;
 use super::worker::{Deadline, READ_BYTES, Worker};
 use crate::clock;
 use crate::codes;
 use crate::control::LivePhase;
 use crate::error::LoadError;
-use crate::spec::{CapturedOutput, FailureSample, PreparedRequest};
+use crate::sink::{CapturedOutput, EventLog, FinishedRequest};
+use crate::source::PreparedRequest;
 use crate::stream::{End, Expectation, Progress, ResponseReader};
 
 /// After `[DONE]`, for the end of the HTTP response to follow.
@@ -23,7 +26,6 @@ const DONE_GRACE_NS: i64 = 100_000_000;
 /// A connection that has been idle longer is not used again: uvicorn, in front of vLLM and SGLang, closes after 5 s, and
 /// a request that crosses that close would fail for no fault of the server's.
 const MAX_IDLE_NS: i64 = 4_000_000_000;
-const SAMPLES_PER_CODE: usize = 5;
 
 /// No connection could be started; the job, if there was one, comes back.
 pub(super) struct ConnectFailure {
@@ -31,29 +33,39 @@ pub(super) struct ConnectFailure {
     errno: Errno,
 }
 
-impl<'a> Worker<'a> {
-    pub(super) fn record(&self, dispatch: Dispatch) -> Option<(RequestRecord, &'a PreparedRequest)> {
-        let spec = self.setup.spec;
-        let request = spec.request(dispatch.seq)?;
-        let phase = if dispatch.seq < spec.warmup.len() { Phase::Warmup } else { Phase::Window };
-        let mut record = RequestRecord::scheduled(request.request_idx, phase, dispatch.t_sched);
-        record.t_slot = dispatch.t_slot;
-        record.input_tokens = request.input_tokens;
-        record.requested_output_tokens = request.requested_output_tokens;
-        Some((record, request))
-    }
+/// The record of a request that has not been touched yet.
+pub(super) fn record_of(dispatch: &Dispatch) -> RequestRecord {
+    let request = &dispatch.request;
+    let mut record = RequestRecord::scheduled(request.request_idx, dispatch.phase, dispatch.t_sched);
+    record.t_slot = dispatch.t_slot;
+    record.input_tokens = request.input_tokens;
+    record.requested_output_tokens = request.requested_output_tokens;
+    record
+}
 
+impl Worker<'_> {
     pub(super) fn send(&mut self, dispatch: Dispatch, pacer: &mut Pacer) -> Result<(), LoadError> {
-        let Some((record, request)) = self.record(dispatch) else { return Ok(()) };
+        let record = record_of(&dispatch);
+        let Dispatch { request, session, .. } = dispatch;
         if record.phase == Phase::Window {
             self.setup.control.advance(LivePhase::Measuring);
         }
-        let mut head = self.setup.route.head_prefix.clone();
-        head.extend_from_slice(format!("{}\r\n\r\n", request.body.len()).as_bytes());
+        let PreparedRequest { body, requested_output_tokens, ignore_eos, .. } = request;
+        let mut bytes = Vec::with_capacity(self.setup.route.head_prefix.len() + 24 + body.len());
+        bytes.extend_from_slice(&self.setup.route.head_prefix);
+        bytes.extend_from_slice(format!("{}\r\n\r\n", body.len()).as_bytes());
+        bytes.extend_from_slice(&body);
         self.next_ticket += 1;
-        let ticket = self.next_ticket;
-        let reader = ResponseReader::new(self.setup.spec.keep_text);
-        let job = Box::new(Job { ticket, seq: dispatch.seq, record, reader, head, written: 0 });
+        let job = Box::new(Job {
+            ticket: self.next_ticket,
+            record,
+            expect: Expectation { requested_output_tokens, ignore_eos },
+            reader: ResponseReader::new(self.setup.spec.keep_text || session.is_some()),
+            session,
+            events: EventLog::default(),
+            bytes,
+            written: 0,
+        });
         self.in_flight += 1;
         self.setup.control.scheduled.fetch_add(1, Relaxed);
         self.setup.control.in_flight.fetch_add(1, Relaxed);
@@ -69,7 +81,7 @@ impl<'a> Worker<'a> {
         while let Some(token) = self.idle.pop() {
             let Some(conn) = self.conns.get_mut(token) else { continue };
             let is_fresh = conn.idle_since_ns.is_none_or(|since| now - since < MAX_IDLE_NS);
-            if !is_fresh || !is_alive(&conn.fd) {
+            if !is_fresh || !conn.is_alive() {
                 self.conns.remove(token);
                 continue;
             }
@@ -98,17 +110,26 @@ impl<'a> Worker<'a> {
 
     /// Starts a connection; on failure the job comes back.
     pub(super) fn connect(&mut self, job: Option<Box<Job>>) -> Result<(Token, bool), ConnectFailure> {
-        let (fd, is_connected) = match start_connect(self.setup.address) {
+        let sources = &self.setup.spec.source_addresses;
+        let source = sources.get(self.next_source % sources.len().max(1)).copied();
+        self.next_source += 1;
+        let (fd, is_connected) = match start_connect(self.setup.address, source) {
             Ok(started) => started,
             Err(errno) => return Err(ConnectFailure { job, errno }),
         };
         let token = self.conns.next_token();
-        let interest = if is_connected { EventFlags::IN } else { EventFlags::IN | EventFlags::OUT };
+        let interest = if is_connected && self.setup.route.tls.is_none() {
+            EventFlags::IN
+        } else {
+            EventFlags::IN | EventFlags::OUT
+        };
         if let Err(errno) = epoll::add(&self.setup.epoll, &fd, EventData::new_u64(token.pack()), interest) {
             return Err(ConnectFailure { job, errno });
         }
+        // A TLS connection is not connected before its handshake: epoll reports the socket as writable, which starts it.
+        let is_connected = is_connected && self.setup.route.tls.is_none();
         let state = if is_connected { ConnState::Open } else { ConnState::Connecting };
-        let conn = Conn { fd, state, job, wants_write: !is_connected, idle_since_ns: None };
+        let conn = Conn { fd, state, tls: None, job, wants_write: !is_connected, idle_since_ns: None };
         Ok((self.conns.insert(conn), is_connected))
     }
 
@@ -119,26 +140,86 @@ impl<'a> Worker<'a> {
         pacer: &mut Option<&mut Pacer>,
     ) -> Result<(), LoadError> {
         let Some(conn) = self.conns.get_mut(token) else { return Ok(()) };
-        let has_job = conn.job.is_some();
-        if !has_job {
-            self.connecting_ahead = self.connecting_ahead.saturating_sub(1);
+        let outcome = connect_outcome(&conn.fd);
+        if let Err(errno) = outcome {
+            self.fail_connect(token, connect_code(errno), &std::io::Error::from(errno).to_string(), pacer);
+            return Ok(());
         }
-        match connect_outcome(&conn.fd) {
-            Ok(()) if has_job => self.on_connected(token, t_ns, pacer),
-            Ok(()) => {
-                conn.state = ConnState::Open;
-                self.watch_writes(token, false)?;
-                self.idle.push(token);
+        let Some((config, name)) = &self.setup.route.tls else { return self.on_connected(token, t_ns, pacer) };
+        match TlsStream::new(config, name.clone()) {
+            Ok(tls) => {
+                conn.state = ConnState::Handshaking;
+                conn.tls = Some(tls);
+                self.continue_handshake(token, t_ns, pacer)
+            }
+            Err(problem) => {
+                self.fail_connect(token, codes::TLS_FAILED, &problem, pacer);
                 Ok(())
             }
+        }
+    }
+
+    /// A connection that was not established. One that was opened ahead is not missed.
+    fn fail_connect(&mut self, token: Token, code: &'static str, detail: &str, pacer: &mut Option<&mut Pacer>) {
+        match self.conns.remove(token).map(|conn| conn.job) {
+            Some(Some(job)) => self.fail_job(job, code, detail, pacer),
+            Some(None) => {
+                self.connecting_ahead = self.connecting_ahead.saturating_sub(1);
+                self.connect_problem.get_or_insert_with(|| detail.to_owned());
+            }
+            None => {}
+        }
+    }
+
+    fn continue_handshake(&mut self, token: Token, t_ns: i64, pacer: &mut Option<&mut Pacer>) -> Result<(), LoadError> {
+        let Some(conn) = self.conns.get_mut(token) else { return Ok(()) };
+        let Some(tls) = &mut conn.tls else { return Ok(()) };
+        match tls.flush(&conn.fd, || t_ns) {
+            Ok(flushed) if tls.is_handshaking() || flushed.is_none() => self.watch_writes(token, flushed.is_none()),
+            Ok(_) => self.on_connected(token, t_ns, pacer),
             Err(errno) => {
-                let job = self.conns.remove(token).and_then(|conn| conn.job);
-                if let Some(job) = job {
-                    self.fail_job(job, connect_code(errno), &std::io::Error::from(errno).to_string(), pacer);
-                }
+                self.fail_connect(token, codes::TLS_FAILED, &std::io::Error::from(errno).to_string(), pacer);
                 Ok(())
             }
         }
+    }
+
+    /// Bytes of a read: plain, or the records of TLS.
+    pub(super) fn on_read(
+        &mut self,
+        token: Token,
+        t_ns: i64,
+        bytes: &[u8],
+        pacer: &mut Option<&mut Pacer>,
+    ) -> Result<(), LoadError> {
+        let Some(conn) = self.conns.get_mut(token) else { return Ok(()) };
+        let Some(tls) = &mut conn.tls else {
+            self.on_bytes(token, t_ns, bytes, pacer);
+            return Ok(());
+        };
+        let mut plain = std::mem::take(&mut self.plain);
+        plain.clear();
+        let fed = tls.feed(bytes, &mut plain);
+        let wants_write = tls.wants_write();
+        let is_handshaking = conn.state == ConnState::Handshaking;
+        if let Err(problem) = fed {
+            if is_handshaking {
+                self.fail_connect(token, codes::TLS_FAILED, &problem, pacer);
+            } else {
+                self.end_job(token, t_ns, End::Reset, false, pacer);
+            }
+            return Ok(());
+        }
+        if is_handshaking {
+            self.continue_handshake(token, t_ns, pacer)?;
+        } else if wants_write {
+            self.write(token, pacer)?;
+        }
+        if !plain.is_empty() {
+            self.on_bytes(token, t_ns, &plain, pacer);
+        }
+        self.plain = plain;
+        Ok(())
     }
 
     pub(super) fn on_connected(
@@ -147,13 +228,19 @@ impl<'a> Worker<'a> {
         t_ns: i64,
         pacer: &mut Option<&mut Pacer>,
     ) -> Result<(), LoadError> {
-        if let Some(conn) = self.conns.get_mut(token) {
-            conn.state = ConnState::Open;
-            if let Some(job) = &mut conn.job {
+        let Some(conn) = self.conns.get_mut(token) else { return Ok(()) };
+        conn.state = ConnState::Open;
+        match &mut conn.job {
+            Some(job) => {
                 job.record.t_conn1 = Some(t_ns);
+                self.write(token, pacer)
+            }
+            None => {
+                self.connecting_ahead = self.connecting_ahead.saturating_sub(1);
+                self.idle.push(token);
+                self.watch_writes(token, false)
             }
         }
-        self.write(token, pacer)
     }
 
     /// Sets whether epoll reports writability of a connection.
@@ -169,12 +256,21 @@ impl<'a> Worker<'a> {
     }
 
     pub(super) fn write(&mut self, token: Token, pacer: &mut Option<&mut Pacer>) -> Result<(), LoadError> {
-        let spec = self.setup.spec;
+        let clock = self.setup.spec.clock;
         let Some(conn) = self.conns.get_mut(token) else { return Ok(()) };
-        let Some(job) = &mut conn.job else { return self.watch_writes(token, false) };
-        let Some(request) = spec.request(job.seq) else { return Ok(()) };
+        if conn.state == ConnState::Handshaking {
+            return self.continue_handshake(token, clock::now_ns(clock), pacer);
+        }
+        let Some(job) = conn.job.as_mut().filter(|job| !job.bytes.is_empty()) else {
+            // Nothing of ours, but TLS may have something of its own to say.
+            let is_flushed = match &mut conn.tls {
+                Some(tls) => tls.flush(&conn.fd, || 0).is_ok_and(|flushed| flushed.is_some()),
+                None => true,
+            };
+            return self.watch_writes(token, !is_flushed);
+        };
         let is_reused = job.record.t_conn0.is_none();
-        match write_request(&conn.fd, job, &request.body, || clock::now_ns(spec.clock)) {
+        match write_request(&conn.fd, conn.tls.as_mut(), job, || clock::now_ns(clock)) {
             Ok(Some(t_send)) => {
                 job.record.t_send = Some(t_send);
                 self.setup.control.sent.fetch_add(1, Relaxed);
@@ -186,26 +282,29 @@ impl<'a> Worker<'a> {
                 let job = self.conns.remove(token).and_then(|conn| conn.job);
                 job.map_or(Ok(()), |job| self.place(job, pacer))
             }
-            Err(_) => {
-                self.read_last_words(token, pacer);
-                Ok(())
-            }
+            Err(_) => self.read_last_words(token, pacer),
         }
     }
 
     /// A server that refuses a request early answers and closes while the request is still being written. Its answer
     /// says more than the broken write.
-    pub(super) fn read_last_words(&mut self, token: Token, pacer: &mut Option<&mut Pacer>) {
+    fn read_last_words(&mut self, token: Token, pacer: &mut Option<&mut Pacer>) -> Result<(), LoadError> {
         let mut buffer = vec![0_u8; READ_BYTES];
         loop {
-            let Some(conn) = self.conns.get_mut(token) else { return };
+            let Some(conn) = self.conns.get_mut(token).filter(|conn| conn.job.is_some()) else { return Ok(()) };
             let outcome = recv(&conn.fd, &mut buffer[..], RecvFlags::DONTWAIT);
             let t_ns = self.now();
             match outcome {
-                Ok((n, _)) if n > 0 => self.on_bytes(token, t_ns, buffer.get(..n).unwrap_or_default(), pacer),
-                Ok(_) => return self.on_closed(token, t_ns, pacer),
+                Ok((n, _)) if n > 0 => self.on_read(token, t_ns, buffer.get(..n).unwrap_or_default(), pacer)?,
+                Ok(_) => {
+                    self.on_closed(token, t_ns, pacer);
+                    return Ok(());
+                }
                 Err(Errno::INTR) => {}
-                Err(_) => return self.end_job(token, t_ns, End::Reset, false, pacer),
+                Err(_) => {
+                    self.end_job(token, t_ns, End::Reset, false, pacer);
+                    return Ok(());
+                }
             }
         }
     }
@@ -217,16 +316,12 @@ impl<'a> Worker<'a> {
             self.conns.remove(token);
             return;
         };
-        let request_idx = job.record.request_idx;
         let had_token = job.reader.has_token();
         let mut tokens = 0;
-        let keep_events = self.setup.spec.keep_events;
-        let events = &mut self.log.events;
+        let events = &mut job.events;
         let progress = job.reader.feed(t_ns, bytes, |n_tokens| {
             tokens += u64::from(n_tokens.unsigned_abs());
-            if keep_events {
-                events.push(EventRecord { request_idx, t_ns, n_tokens });
-            }
+            events.push(t_ns, n_tokens);
         });
         if tokens > 0 {
             self.setup.control.tokens.fetch_add(tokens, Relaxed);
@@ -250,18 +345,15 @@ impl<'a> Worker<'a> {
 
     pub(super) fn on_closed(&mut self, token: Token, t_ns: i64, pacer: &mut Option<&mut Pacer>) {
         let Some(conn) = self.conns.get_mut(token) else { return };
+        if conn.state == ConnState::Handshaking {
+            return self.fail_connect(token, codes::TLS_FAILED, "the server closed during the handshake", pacer);
+        }
         let Some(job) = &mut conn.job else {
             self.conns.remove(token);
             return;
         };
-        let request_idx = job.record.request_idx;
-        let keep_events = self.setup.spec.keep_events;
-        let events = &mut self.log.events;
-        let is_complete = job.reader.close(t_ns, |n_tokens| {
-            if keep_events {
-                events.push(EventRecord { request_idx, t_ns, n_tokens });
-            }
-        });
+        let events = &mut job.events;
+        let is_complete = job.reader.close(t_ns, |n_tokens| events.push(t_ns, n_tokens));
         let end = if is_complete { End::Complete } else { End::Closed };
         self.end_job(token, t_ns, end, false, pacer);
     }
@@ -284,61 +376,84 @@ impl<'a> Worker<'a> {
             self.conns.remove(token).and_then(|conn| conn.job)
         };
         let Some(job) = job else { return };
-        let Job { seq, mut record, reader, .. } = *job;
-        let request = self.setup.spec.request(seq);
-        let expect = request.map_or_else(Expectation::default, |request| Expectation {
-            requested_output_tokens: request.requested_output_tokens,
-            ignore_eos: request.ignore_eos,
-        });
+        let Job { mut record, expect, session, reader, events, .. } = *job;
         let conclusion = reader.conclude(end, expect, &mut record);
         // Whatever ended it, the request is in flight no longer.
         record.t_done.get_or_insert(t_ns);
-        if let Some(text) = conclusion.text {
-            let request_idx = record.request_idx;
-            self.log.outputs.push(CapturedOutput { request_idx, text, token_ids: conclusion.token_ids });
+        let next = session.and_then(|session| self.next_turn(session, &record, conclusion.text.as_deref(), t_ns));
+        let request_idx = record.request_idx;
+        let keep_text = self.setup.spec.keep_text;
+        let text = conclusion.text.filter(|_| keep_text);
+        let output = text.map(|text| CapturedOutput { request_idx, text, token_ids: conclusion.token_ids });
+        self.finish(FinishedRequest { record, events, output, detail: conclusion.detail }, next, t_ns, pacer);
+    }
+
+    /// What follows in a conversation. After a failure the rest is recorded as not sent.
+    fn next_turn(
+        &mut self,
+        mut session: Box<Session>,
+        record: &RequestRecord,
+        answer: Option<&str>,
+        t_ns: i64,
+    ) -> Option<(i64, PreparedRequest, Box<Session>)> {
+        if record.failure_code.is_none() {
+            let (think_ns, request) = session.follow(answer.unwrap_or_default())?;
+            let due_ns = t_ns.saturating_add(think_ns);
+            // What would begin after the window belongs to no window.
+            return (!self.setup.agreement.has_stopped(due_ns)).then_some((due_ns, request, session));
         }
-        self.finish(record, conclusion.detail, t_ns, pacer);
+        let is_over = matches!(record.failure_code.as_deref(), Some(codes::CANCELLED | codes::CENSORED));
+        for turn in session.unsent().iter().filter(|_| !is_over) {
+            let mut unsent = RequestRecord::scheduled(turn.request_idx, record.phase, t_ns);
+            unsent.requested_output_tokens = turn.requested_output_tokens;
+            unsent.failure_code = Some(codes::SESSION_BROKEN.to_owned());
+            self.setup.control.scheduled.fetch_add(1, Relaxed);
+            self.keep(unsent, t_ns);
+        }
+        None
     }
 
     /// A job that never got a connection.
     pub(super) fn fail_job(&mut self, job: Box<Job>, code: &'static str, detail: &str, pacer: &mut Option<&mut Pacer>) {
-        let mut record = job.record;
+        let Job { mut record, session, events, .. } = *job;
         record.failure_code = Some(code.to_owned());
         let t_ns = self.now();
         record.t_done.get_or_insert(t_ns);
-        self.finish(record, Some(detail.to_owned()), t_ns, pacer);
+        if let Some(session) = session {
+            self.next_turn(session, &record, None, t_ns);
+        }
+        let detail = Some(detail.to_owned());
+        self.finish(FinishedRequest { record, events, output: None, detail }, None, t_ns, pacer);
     }
 
-    pub(super) fn finish(
+    fn finish(
         &mut self,
-        record: RequestRecord,
-        detail: Option<String>,
+        request: FinishedRequest,
+        next: Option<(i64, PreparedRequest, Box<Session>)>,
         t_ns: i64,
         pacer: &mut Option<&mut Pacer>,
     ) {
-        let control = self.setup.control;
         self.in_flight -= 1;
-        control.in_flight.fetch_sub(1, Relaxed);
-        let counter = if record.failure_code.is_none() { &control.done } else { &control.failed };
-        counter.fetch_add(1, Relaxed);
-        if record.phase == Phase::Window {
-            self.log.last_window_end_ns = self.log.last_window_end_ns.max(Some(t_ns));
-        }
-        self.keep_sample(&record, detail);
-        self.log.requests.push(record);
+        self.setup.control.in_flight.fetch_sub(1, Relaxed);
         if let Some(pacer) = pacer {
-            pacer.finished(t_ns);
+            match next {
+                Some((due_ns, next, session)) => pacer.follow(due_ns, t_ns, request.record.phase, (next, session)),
+                None => pacer.finished(t_ns, self.setup.agreement),
+            }
         }
+        self.hand_over(request, t_ns);
     }
 
-    pub(super) fn keep_sample(&mut self, record: &RequestRecord, detail: Option<String>) {
-        let (Some(code), Some(detail)) = (&record.failure_code, detail) else { return };
-        let Some((name, _)) = codes::ALL.iter().find(|(name, _)| name == code) else { return };
-        let kept = self.log.samples_per_code.entry(name).or_default();
-        if *kept < SAMPLES_PER_CODE {
-            *kept += 1;
-            let request_idx = record.request_idx;
-            self.log.failure_samples.push(FailureSample { request_idx, code: code.clone(), detail });
-        }
+    /// Records a request that was never sent.
+    pub(super) fn keep(&mut self, record: RequestRecord, t_ns: i64) {
+        self.hand_over(FinishedRequest { record, events: EventLog::default(), output: None, detail: None }, t_ns);
+    }
+
+    fn hand_over(&mut self, request: FinishedRequest, t_ns: i64) {
+        let control = self.setup.control;
+        let counter = if request.record.failure_code.is_none() { &control.done } else { &control.failed };
+        counter.fetch_add(1, Relaxed);
+        self.finished.push(request);
+        self.flush(t_ns, 64);
     }
 }

@@ -2,6 +2,7 @@
 //! agrees on the start instant and merges what they measured; `worker` is the loop, `jobs` the life of a request in it,
 //! `pacer` decides what is due, `conn` owns sockets. Results are computed elsewhere, from the records.
 
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::atomic::{AtomicI64, Ordering::SeqCst};
 use std::sync::mpsc;
 use std::thread;
@@ -9,103 +10,158 @@ use std::time::Duration;
 
 use rustix::event::epoll;
 use rustix::time::{TimerfdClockId, TimerfdFlags, timerfd_create};
-use servelab_core::record::{ClockEpoch, RequestRecord};
+use servelab_core::record::ClockEpoch;
 
 use crate::clock;
 use crate::control::{LivePhase, LoadControl};
 use crate::error::LoadError;
-use crate::limits;
+use crate::limits::{check_ports, reserve_descriptors};
+use crate::sink::RecordSink;
 use crate::spec::{LoadOutcome, LoadSpec, Pacing, Stop};
 use crate::steady::SteadyDetector;
 use crate::target::Route;
 
+mod agreement;
+mod canary;
 mod conn;
+mod feed;
 mod jobs;
+mod limits;
 mod pacer;
 #[cfg(test)]
 mod pacer_tests;
+mod recorder;
+mod session;
 #[cfg(test)]
 mod tests;
+mod tls;
 mod worker;
 
-use pacer::{Agreement, Pacer, open_window_start_ns};
-use worker::{Log, Setup, Worker};
+use agreement::Agreement;
+use feed::Supply;
+use limits::Limits;
+use pacer::{Pacer, open_window_start_ns};
+use recorder::Recorded;
+use worker::{Ended, Setup, Worker};
 
 /// Connections opened before an open loop without a cap starts; more are opened when arrivals need them.
 const OPEN_LOOP_CONNECTIONS: u64 = 64;
 /// Between the last opened connection and the first request.
 const LEAD_NS: i64 = 2_000_000;
+/// Batches of finished requests that may wait for the recorder; more stay with the load threads.
+const WAITING_BATCHES: usize = 256;
+/// Feeder and recorder give way to the load threads.
+const BACKGROUND_NICE: i32 = 10;
 
-/// Runs a load to its end and returns every record. Blocks; watch or cancel it through `control`.
+/// Runs a load to its end; what it measures goes to `sink` as it comes. Blocks; watch or cancel it through `control`.
 ///
-/// Errors are only what prevents the start. Whatever happens to a request is in its record.
-pub fn run_load(spec: LoadSpec, control: &LoadControl) -> Result<LoadOutcome, LoadError> {
+/// Errors are what prevents the start, and sources and sinks that give up. Whatever happens to a request is in its record.
+pub fn run_load(
+    mut spec: LoadSpec,
+    sink: &mut dyn RecordSink,
+    control: &LoadControl,
+) -> Result<LoadOutcome, LoadError> {
     spec.validate()?;
     let route = spec.target.route()?;
     let connections = connections_needed(&spec);
-    limits::reserve_descriptors(connections)?;
-    limits::check_ports(connections)?;
+    reserve_descriptors(connections)?;
     let address = reach(&route, spec.connect_timeout_ns)?;
+    if spec.source_addresses.is_empty() {
+        spec.source_addresses = loopback_sources(address, connections);
+    }
+    check_ports(connections, spec.source_addresses.len().max(1) as u64)?;
     let threads = spec.effective_threads();
-    let agreement = Agreement::new(&spec);
+    let limits = Limits::of(&spec);
+    let agreement = Agreement::new(spec.stop);
     let start = StartGate { start_ns: AtomicI64::new(i64::MAX) };
-
-    let setups: Vec<Setup<'_>> = (0..threads)
-        .map(|thread| {
-            Ok(Setup {
-                spec: &spec,
-                route: &route,
-                address,
-                control,
-                agreement: &agreement,
-                epoll: epoll::create(epoll::CreateFlags::CLOEXEC).map_err(LoadError::system("create an epoll"))?,
-                timer: timerfd_create(TimerfdClockId::Monotonic, TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK)
-                    .map_err(LoadError::system("create a timer"))?,
-                connections: share(connections, thread, threads),
-                can_spin: thread::available_parallelism().is_ok_and(|cores| cores.get() > threads as usize),
-            })
+    let queues = if limits.is_open() { threads as usize } else { 1 };
+    let has_canary = spec.canary;
+    let wanted_start_ns = spec.start_ns;
+    let (supply, feeder) = Supply::new(spec.source, spec.warmup, queues);
+    let (recorder, batches) = mpsc::sync_channel(WAITING_BATCHES);
+    let setup = |thread: u32| -> Result<Setup<'_>, LoadError> {
+        let canary = (has_canary && thread == 0).then(|| canary::start(limits.clock)).transpose();
+        Ok(Setup {
+            spec: &limits,
+            route: &route,
+            address,
+            control,
+            agreement: &agreement,
+            supply: &supply,
+            recorder: recorder.clone(),
+            canary: canary.map_err(|source| LoadError::System { action: "start the canary", source })?,
+            epoll: epoll::create(epoll::CreateFlags::CLOEXEC).map_err(LoadError::system("create an epoll"))?,
+            timer: timerfd_create(TimerfdClockId::Monotonic, TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK)
+                .map_err(LoadError::system("create a timer"))?,
+            connections: share(connections, thread, threads),
+            can_spin: thread::available_parallelism().is_ok_and(|cores| cores.get() > threads as usize),
         })
-        .collect::<Result<_, LoadError>>()?;
+    };
+    let setups: Vec<Setup<'_>> = (0..threads).map(setup).collect::<Result<_, _>>()?;
+    drop(recorder);
 
-    let logs = thread::scope(|scope| -> Result<Vec<Log>, LoadError> {
+    let (ended, recorded) = thread::scope(|scope| -> Result<(Vec<Ended>, Recorded), LoadError> {
+        let spawn_failed = |source| LoadError::System { action: "start a load thread", source };
         let (ready_tx, ready_rx) = mpsc::channel::<()>();
+        let ahead = ready_tx.clone();
+        let feeding = thread::Builder::new().name("load-feed".to_owned()).spawn_scoped(scope, || {
+            give_way();
+            feeder.run(&supply, move || drop(ahead));
+        });
+        feeding.map_err(spawn_failed)?;
+        let (watched_limits, watched_agreement) = (&limits, &agreement);
+        let recording = thread::Builder::new().name("load-record".to_owned()).spawn_scoped(scope, move || {
+            give_way();
+            recorder::record(batches, sink, watched_limits, watched_agreement, control)
+        });
+        let recording = match recording {
+            Ok(handle) => handle,
+            Err(source) => {
+                supply.close();
+                return Err(spawn_failed(source));
+            }
+        };
         let mut handles = Vec::new();
         for (index, setup) in setups.into_iter().enumerate() {
             let ready = ready_tx.clone();
-            let gate = &start;
+            let (gate, limits, supply) = (&start, &limits, &supply);
             let body = move || {
                 let mut worker = Worker::new(setup)?;
                 worker.open_connections()?;
                 drop(ready);
                 let start_ns = gate.wait();
-                worker.run(|spec| Pacer::new(spec, start_ns, index as u32, threads))
+                worker.run(Pacer::new(limits, supply, start_ns, index as u32, threads))
             };
             match thread::Builder::new().name(format!("load-{index}")).spawn_scoped(scope, body) {
                 Ok(handle) => handles.push(handle),
                 Err(source) => {
                     control.cancel();
+                    supply.close();
                     start.open(0, &handles);
-                    return Err(LoadError::System { action: "start a load thread", source });
+                    return Err(spawn_failed(source));
                 }
             }
         }
         drop(ready_tx);
         // Every thread drops its end when it is ready, or when it failed; nothing is ever sent.
         let _ = ready_rx.recv();
-        let start_ns = clock::now_ns(spec.clock) + LEAD_NS;
-        if let Some(window_start_ns) = open_window_start_ns(&spec, start_ns) {
-            agreement.begin_window(window_start_ns);
+        let earliest_ns = clock::now_ns(limits.clock) + LEAD_NS;
+        let start_ns = wanted_start_ns.unwrap_or(earliest_ns).max(earliest_ns);
+        if limits.is_open() {
+            agreement.begin_window(open_window_start_ns(&supply, start_ns));
+        } else if let Some(ns) = limits.first_sends() {
+            agreement.set_spread(start_ns, ns);
         }
         control.advance(LivePhase::Warming);
         start.open(start_ns, &handles);
-        if let Stop::Steady { min_ns, max_ns } = spec.stop {
-            watch_steadiness(spec.clock, min_ns, max_ns, &agreement, control, &handles);
+        if let Stop::Steady { min_ns, max_ns } = limits.stop {
+            watch_steadiness(limits.clock, min_ns, max_ns, &agreement, control, &handles);
         }
-        let mut logs = Vec::new();
+        let mut ended = Vec::new();
         let mut first_error = None;
         for (index, handle) in handles.into_iter().enumerate() {
             match handle.join() {
-                Ok(Ok(log)) => logs.push(log),
+                Ok(Ok(end)) => ended.push(end),
                 Ok(Err(error)) => {
                     control.cancel();
                     first_error.get_or_insert(error);
@@ -116,10 +172,36 @@ pub fn run_load(spec: LoadSpec, control: &LoadControl) -> Result<LoadOutcome, Lo
                 }
             }
         }
-        first_error.map_or(Ok(logs), Err)
+        supply.close();
+        let recorded = recording.join().map_err(|_| LoadError::Thread { index: threads })?;
+        first_error.map_or(Ok((ended, recorded)), Err)
     })?;
     control.advance(LivePhase::Finished);
-    Ok(merge(&spec, &agreement, logs, threads))
+    if let Some(problem) = supply.problem() {
+        return Err(LoadError::Source { problem });
+    }
+    if let Some(problem) = recorded.problem {
+        return Err(LoadError::Sink { problem });
+    }
+    if recorded.count == 0 && !control.is_cancelled() {
+        return Err(LoadError::Spec { problem: "there is no request to measure".to_owned() });
+    }
+    Ok(outcome(&limits, &agreement, ended, recorded))
+}
+
+fn give_way() {
+    // Only a courtesy: where it is refused, the thread competes like any other.
+    let _ = rustix::process::setpriority_process(None, BACKGROUND_NICE);
+}
+
+/// One source address has some 28,000 ports towards one server. Loopback has many addresses.
+fn loopback_sources(address: SocketAddr, connections: u64) -> Vec<IpAddr> {
+    const PER_SOURCE: u64 = 20_000;
+    if address.ip() != IpAddr::V4(Ipv4Addr::LOCALHOST) || connections <= PER_SOURCE {
+        return Vec::new();
+    }
+    let n = u8::try_from(connections.div_ceil(PER_SOURCE)).unwrap_or(u8::MAX);
+    (1..=n).map(|last| IpAddr::V4(Ipv4Addr::new(127, 0, 0, last))).collect()
 }
 
 /// The start instant, known to the threads only after all of them have opened their connections.
@@ -148,14 +230,12 @@ impl StartGate {
 
 /// Connections opened before the start.
 fn connections_needed(spec: &LoadSpec) -> u64 {
-    let requests = (spec.warmup.len() + spec.window.len()) as u64;
-    let wanted = match &spec.pacing {
-        Pacing::Closed { concurrency, .. } => u64::from(*concurrency),
-        Pacing::Batches { size } => u64::from(*size),
-        Pacing::Open { max_concurrency: Some(cap), .. } => u64::from(*cap).min(OPEN_LOOP_CONNECTIONS.max(requests / 4)),
-        Pacing::Open { max_concurrency: None, .. } => OPEN_LOOP_CONNECTIONS,
-    };
-    wanted.min(requests)
+    match spec.pacing {
+        Pacing::Closed { concurrency, .. } => u64::from(concurrency),
+        Pacing::Batches { size } => u64::from(size),
+        Pacing::Open { max_concurrency: Some(cap) } => u64::from(cap).min(OPEN_LOOP_CONNECTIONS),
+        Pacing::Open { max_concurrency: None } => OPEN_LOOP_CONNECTIONS,
+    }
 }
 
 fn share(total: u64, thread: u32, threads: u32) -> u64 {
@@ -195,7 +275,7 @@ fn watch_steadiness<T>(
             let detector = detector.get_or_insert_with(|| SteadyDetector::new(window_start_ns, min_ns));
             let counts = control.counts();
             if detector.push(now, counts.tokens, counts.in_flight) {
-                agreement.mark_steady();
+                agreement.satisfy();
                 agreement.stop_at(now);
             } else if now >= window_start_ns + max_ns {
                 agreement.stop_at(window_start_ns + max_ns);
@@ -206,47 +286,32 @@ fn watch_steadiness<T>(
     }
 }
 
-fn merge(spec: &LoadSpec, agreement: &Agreement, logs: Vec<Log>, threads: u32) -> LoadOutcome {
+fn outcome(spec: &Limits, agreement: &Agreement, ended: Vec<Ended>, recorded: Recorded) -> LoadOutcome {
     let now = clock::now_ns(spec.clock);
-    let last_end_ns = logs.iter().filter_map(|log| log.last_window_end_ns).max();
-    let interrupted = logs.iter().any(|log| log.is_interrupted);
-    let mut requests: Vec<RequestRecord> = Vec::new();
-    let mut events = Vec::new();
-    let mut outputs = Vec::new();
-    let mut failure_samples = Vec::new();
-    let mut cpu_ns = 0;
-    for log in logs {
-        requests.extend(log.requests);
-        events.extend(log.events);
-        outputs.extend(log.outputs);
-        failure_samples.extend(log.failure_samples);
-        cpu_ns += log.cpu_ns;
-    }
-    requests.sort_by_key(|record| (record.phase, record.request_idx));
-    events.sort_by_key(|event| (event.request_idx, event.t_ns));
-    outputs.sort_by_key(|output| output.request_idx);
-    failure_samples.sort_by_key(|sample| sample.request_idx);
     let window_start_ns = agreement.window_start_ns().unwrap_or(now).min(now);
     let is_timed = !matches!(spec.stop, Stop::AllRequests);
     let ran_out = is_timed && agreement.ran_out_ns().is_some();
-    let natural_end_ns = last_end_ns.unwrap_or(now);
+    let natural_end_ns = recorded.last_window_end_ns.unwrap_or(now);
     let window_end_ns = match agreement.stop_ns() {
         Some(stop_ns) if ran_out => stop_ns.min(natural_end_ns),
         Some(stop_ns) => stop_ns.min(now),
         None => natural_end_ns,
     };
+    let seconds = |ns: i64| ns as f64 / 1e9;
     LoadOutcome {
         clock: spec.clock,
         window_start_ns,
         window_end_ns: window_end_ns.max(window_start_ns),
-        requests,
-        events,
-        outputs,
-        failure_samples,
-        cpu_s: cpu_ns as f64 / 1e9,
-        threads,
-        interrupted,
+        recorded: recorded.count,
+        failure_samples: recorded.failure_samples,
+        cpu_s: ended.iter().map(|end| seconds(end.cpu_ns)).sum(),
+        busy_s: ended.iter().map(|end| seconds(end.busy_ns)).fold(0.0, f64::max),
+        threads: ended.len() as u32,
+        interrupted: ended.iter().any(|end| end.is_interrupted),
         ran_out,
-        is_steady: matches!(spec.stop, Stop::Steady { .. }).then(|| agreement.is_steady()),
+        is_satisfied: matches!(spec.stop, Stop::Steady { .. } | Stop::WhenEnough { .. })
+            .then(|| agreement.is_satisfied()),
+        spread_ns: agreement.spread().map(|(_, ns)| ns),
+        canary: ended.into_iter().find_map(|end| end.canary),
     }
 }

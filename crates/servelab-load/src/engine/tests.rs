@@ -1,16 +1,20 @@
 use std::collections::BTreeMap;
 use std::net::TcpListener;
+use std::ops::{Deref, DerefMut};
 use std::sync::atomic::Ordering::SeqCst;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use servelab_core::pacing::Think;
 use servelab_core::record::{Phase, RequestRecord, TokenSource};
 
 use super::run_load;
 use crate::arrivals::{Arrival, Extent, schedule};
 use crate::control::{LivePhase, LoadControl};
-use crate::spec::{LoadOutcome, LoadSpec, Pacing, PreparedRequest, Stop};
-use crate::target::{ApiKey, Endpoint, Target};
+use crate::sink::MemoryRecords;
+use crate::source::{Arrival as Arriving, Conversation, Prepared, PreparedRequest, Turn, Work};
+use crate::spec::{LoadOutcome, LoadSpec, Pacing, Pauses, Spread, Stop};
+use crate::target::{ApiKey, Endpoint, Target, TlsTrust};
 use crate::testserver::{After, Exchange, Server};
 use crate::{LoadError, clock, codes};
 
@@ -28,22 +32,90 @@ fn requests(first: i64, n: i64, body_bytes: usize) -> Vec<PreparedRequest> {
     (first..first + n).map(make).collect()
 }
 
-fn spec(server: &Server, n: i64, pacing: Pacing, stop: Stop) -> LoadSpec {
-    let target = Target { base_url: server.url(), endpoint: Endpoint::Completions, api_key: None };
-    let mut spec = LoadSpec::new(target, clock::new_epoch(), requests(0, n, 0), pacing, stop);
-    spec.request_timeout_ns = 20 * SECOND;
-    spec
+/// A load whose requests are all there.
+struct Trial {
+    load: LoadSpec,
+    warmup: Vec<PreparedRequest>,
+    window: Vec<PreparedRequest>,
+    arrivals_ns: Vec<i64>,
+}
+
+impl Deref for Trial {
+    type Target = LoadSpec;
+
+    fn deref(&self) -> &LoadSpec {
+        &self.load
+    }
+}
+
+impl DerefMut for Trial {
+    fn deref_mut(&mut self) -> &mut LoadSpec {
+        &mut self.load
+    }
+}
+
+/// A run with its records in order.
+struct Ran {
+    outcome: LoadOutcome,
+    requests: Vec<RequestRecord>,
+    events: Vec<servelab_core::record::EventRecord>,
+    outputs: Vec<crate::sink::CapturedOutput>,
+}
+
+impl Deref for Ran {
+    type Target = LoadOutcome;
+
+    fn deref(&self) -> &LoadOutcome {
+        &self.outcome
+    }
+}
+
+fn target(base_url: String) -> Target {
+    Target { base_url, endpoint: Endpoint::Completions, api_key: None, trust: TlsTrust::default() }
+}
+
+fn spec(server: &Server, n: i64, pacing: Pacing, stop: Stop) -> Trial {
+    let source = Prepared::default();
+    let mut load = LoadSpec::new(target(server.url()), clock::new_epoch(), source, pacing, stop);
+    load.request_timeout_ns = 20 * SECOND;
+    load.canary = false;
+    Trial { load, warmup: Vec::new(), window: requests(0, n, 0), arrivals_ns: Vec::new() }
+}
+
+fn open(server: &Server, arrivals_ns: &[i64], max_concurrency: Option<u32>, stop: Stop) -> Trial {
+    let mut trial = spec(server, arrivals_ns.len() as i64, Pacing::Open { max_concurrency }, stop);
+    trial.arrivals_ns = arrivals_ns.to_vec();
+    trial
 }
 
 fn closed(concurrency: u32) -> Pacing {
-    Pacing::Closed { concurrency, stagger_ns: 0 }
+    Pacing::closed(concurrency)
 }
 
-fn run(spec: LoadSpec) -> LoadOutcome {
-    run_load(spec, &LoadControl::new()).unwrap()
+fn run(trial: Trial) -> Ran {
+    run_with(trial, &LoadControl::new())
 }
 
-fn codes_of(outcome: &LoadOutcome) -> BTreeMap<String, usize> {
+fn run_with(trial: Trial, control: &LoadControl) -> Ran {
+    let Trial { mut load, warmup, window, arrivals_ns } = trial;
+    load.warmup = warmup.len() as u64;
+    load.source = Box::new(match load.pacing {
+        Pacing::Open { .. } => Prepared::open(warmup, window, &arrivals_ns),
+        _ => Prepared::new(warmup, window),
+    });
+    run_load_sorted(load, control)
+}
+
+fn run_load_sorted(load: LoadSpec, control: &LoadControl) -> Ran {
+    let mut records = MemoryRecords::default();
+    let outcome = run_load(load, &mut records, control).unwrap();
+    records.sort();
+    let MemoryRecords { requests, events, outputs } = records;
+    assert_eq!(outcome.recorded, requests.len() as u64);
+    Ran { outcome, requests, events, outputs }
+}
+
+fn codes_of(outcome: &Ran) -> BTreeMap<String, usize> {
     let mut counts = BTreeMap::new();
     for record in &outcome.requests {
         *counts.entry(record.failure_code.clone().unwrap_or_else(|| "ok".to_owned())).or_default() += 1;
@@ -223,9 +295,10 @@ fn a_server_that_stops_listening_refuses_the_rest() {
 #[test]
 fn an_endpoint_without_server_is_an_error_before_the_start() {
     let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let target = Target { base_url: format!("http://{address}"), endpoint: Endpoint::Chat, api_key: None };
-    let spec = LoadSpec::new(target, clock::new_epoch(), requests(0, 1, 0), closed(1), Stop::AllRequests);
-    let error = run_load(spec, &LoadControl::new()).unwrap_err();
+    let source = Prepared::new(Vec::new(), requests(0, 1, 0));
+    let target = target(format!("http://{address}"));
+    let spec = LoadSpec::new(target, clock::new_epoch(), source, closed(1), Stop::AllRequests);
+    let error = run_load(spec, &mut MemoryRecords::default(), &LoadControl::new()).unwrap_err();
     assert!(matches!(error, LoadError::Connect { .. }));
     assert!(error.to_string().contains(&address.to_string()), "{error}");
 }
@@ -266,9 +339,11 @@ fn warmup_hands_its_slots_over_without_draining() {
 
 #[test]
 fn first_sends_are_staggered() {
-    let server = Server::start(|exchange| exchange.answer(3, 0));
-    let pacing = Pacing::Closed { concurrency: 4, stagger_ns: 80 * MS };
+    let server = Server::start(|exchange| exchange.answer(3, 60));
+    let start = Spread::Over { ns: 80 * MS };
+    let pacing = Pacing::Closed { concurrency: 4, start, think: None };
     let outcome = run(spec(&server, 4, pacing, Stop::AllRequests));
+    assert_eq!(outcome.spread_ns, Some(80 * MS));
     let times: Vec<i64> = outcome.requests.iter().map(|record| record.t_sched - outcome.window_start_ns).collect();
     assert_eq!(times, [0, 20 * MS, 40 * MS, 60 * MS]);
     assert!(outcome.requests.iter().all(|record| record.t_send.unwrap() >= record.t_sched));
@@ -318,7 +393,7 @@ fn a_steady_load_stops_early() {
     let outcome = run(spec(&server, 20_000, closed(4), stop));
     let length = outcome.window_end_ns - outcome.window_start_ns;
     assert!((300 * MS..=8 * SECOND).contains(&length), "{length}");
-    assert_eq!(outcome.is_steady, Some(length < 8 * SECOND));
+    assert_eq!(outcome.is_satisfied, Some(length < 8 * SECOND));
     assert!(codes_of(&outcome).keys().all(|code| code == "ok"));
 }
 
@@ -327,8 +402,7 @@ fn open_loop_follows_its_schedule() {
     let server = Server::start(|exchange| exchange.answer(3, 2));
     let arrivals_ns = schedule(&Arrival::Poisson, 400.0, Extent::Count(120), 9).unwrap();
     for threads in [1, 2] {
-        let pacing = Pacing::Open { arrivals_ns: arrivals_ns.clone(), max_concurrency: None };
-        let mut spec = spec(&server, 120, pacing, Stop::AllRequests);
+        let mut spec = open(&server, &arrivals_ns, None, Stop::AllRequests);
         spec.threads = threads;
         spec.warmup = requests(500, 20, 0);
         let outcome = run(spec);
@@ -351,9 +425,8 @@ fn open_loop_follows_its_schedule() {
 fn a_stalled_server_shows_in_the_time_since_the_schedule() {
     // Coordinated omission: the cap makes requests wait for a stalled one, and the wait must be visible.
     let server = Server::start(|exchange| exchange.answer(3, if exchange.index == 0 { 100 } else { 0 }));
-    let arrivals_ns = (0..10).map(|i| i * 10 * MS).collect();
-    let pacing = Pacing::Open { arrivals_ns, max_concurrency: Some(1) };
-    let outcome = run(spec(&server, 10, pacing, Stop::AllRequests));
+    let arrivals_ns: Vec<i64> = (0..10).map(|i| i * 10 * MS).collect();
+    let outcome = run(open(&server, &arrivals_ns, Some(1), Stop::AllRequests));
     assert_eq!(codes_of(&outcome), counts(&[("ok", 10)]));
     assert_eq!(max_in_flight(&outcome.requests), 1);
     let second = &outcome.requests[1];
@@ -365,8 +438,7 @@ fn a_stalled_server_shows_in_the_time_since_the_schedule() {
 #[test]
 fn arrivals_without_a_slot_at_the_end_are_censored() {
     let server = Server::start(|exchange| exchange.answer(3, 60));
-    let pacing = Pacing::Open { arrivals_ns: vec![0, MS, 2 * MS, 900 * MS], max_concurrency: Some(1) };
-    let outcome = run(spec(&server, 4, pacing, Stop::Duration { ns: 20 * MS }));
+    let outcome = run(open(&server, &[0, MS, 2 * MS, 900 * MS], Some(1), Stop::Duration { ns: 20 * MS }));
     assert_eq!(codes_of(&outcome), counts(&[("ok", 1), (codes::CENSORED, 2)]), "the fourth lies after the window");
     assert!(outcome.requests[2].t_slot.is_none() && outcome.requests[2].t_send.is_none());
     assert!(outcome.requests[2].t_done.is_none(), "what never began has no end");
@@ -376,8 +448,7 @@ fn arrivals_without_a_slot_at_the_end_are_censored() {
 #[test]
 fn an_open_window_lasts_its_whole_time() {
     let server = Server::start(|exchange| exchange.answer(3, 0));
-    let pacing = Pacing::Open { arrivals_ns: vec![0], max_concurrency: None };
-    let outcome = run(spec(&server, 1, pacing, Stop::Duration { ns: 150 * MS }));
+    let outcome = run(open(&server, &[0], None, Stop::Duration { ns: 150 * MS }));
     assert_eq!(outcome.window_end_ns - outcome.window_start_ns, 150 * MS);
 }
 
@@ -402,7 +473,7 @@ fn cancelling_ends_quickly_and_keeps_records() {
     let control = LoadControl::new();
     let spec = spec(&server, 100, closed(4), Stop::AllRequests);
     let (outcome, waited) = thread::scope(|scope| {
-        let run = scope.spawn(|| run_load(spec, &control).unwrap());
+        let run = scope.spawn(|| run_with(spec, &control));
         let deadline = Instant::now() + Duration::from_secs(20);
         while control.counts().sent < 8 && Instant::now() < deadline {
             thread::yield_now();
@@ -434,11 +505,9 @@ fn output_is_kept_on_request() {
     });
     let mut spec = spec(&server, 2, closed(2), Stop::AllRequests);
     spec.keep_text = true;
-    spec.keep_events = false;
     let outcome = run(spec);
     let texts: Vec<&str> = outcome.outputs.iter().map(|output| output.text.as_str()).collect();
     assert_eq!(texts, ["ein zwei drei"; 2]);
-    assert!(outcome.events.is_empty());
 }
 
 #[test]
@@ -447,9 +516,7 @@ fn a_connection_that_the_server_closed_while_idle_is_replaced() {
         exchange.answer(3, 0);
         After::Close
     });
-    let arrivals_ns = vec![0, 80 * MS, 160 * MS];
-    let pacing = Pacing::Open { arrivals_ns, max_concurrency: Some(1) };
-    let outcome = run(spec(&server, 3, pacing, Stop::AllRequests));
+    let outcome = run(open(&server, &[0, 80 * MS, 160 * MS], Some(1), Stop::AllRequests));
     assert_eq!(codes_of(&outcome), counts(&[("ok", 3)]));
     assert_eq!(server.counts.requests.load(SeqCst), 3);
 }
@@ -477,4 +544,185 @@ fn chunks_split_anywhere_on_the_wire() {
     let outcome = run(spec);
     assert_eq!(codes_of(&outcome), counts(&[("ok", 12)]));
     assert!(outcome.outputs.iter().all(|output| output.text == "ü😀c"));
+}
+
+#[test]
+fn the_first_request_shows_over_what_time_to_spread_the_others() {
+    for threads in [1, 2] {
+        let server = Server::start(|exchange| exchange.answer(3, 20));
+        let pacing = Pacing::Closed { concurrency: 8, start: Spread::OneRequest, think: None };
+        let mut spec = spec(&server, 30, pacing, Stop::AllRequests);
+        spec.threads = threads;
+        spec.warmup = requests(100, 1, 0);
+        let outcome = run(spec);
+        assert_eq!(codes_of(&outcome), counts(&[("ok", 31)]));
+        let pilot = &outcome.requests[0];
+        assert_eq!(pilot.phase, Phase::Warmup);
+        let lasted = pilot.t_done.unwrap() - pilot.t_sched;
+        assert_eq!(outcome.spread_ns, Some(lasted));
+        let mut slots: Vec<i64> = outcome.requests[1..].iter().map(|record| record.t_sched).collect();
+        slots.sort_unstable();
+        assert!(slots[0] >= pilot.t_done.unwrap(), "the pilot is alone");
+        // Later slots may be freed before the last of the first eight is due: look at the first half.
+        for slot in 0..4 {
+            assert_eq!(slots[slot] - slots[0], lasted * slot as i64 / 8, "slot {slot}, {threads} threads");
+        }
+    }
+}
+
+#[test]
+fn slots_pause_between_requests() {
+    let server = Server::start(|exchange| exchange.answer(3, 0));
+    let pacing = Pacing::Closed { concurrency: 2, start: Spread::Burst, think: Some(Pauses { think: Think::Constant(0.03), seed: 1 }) };
+    let outcome = run(spec(&server, 10, pacing, Stop::AllRequests));
+    assert_eq!(codes_of(&outcome), counts(&[("ok", 10)]));
+    for record in outcome.requests.iter().skip(2) {
+        let before = outcome.requests.iter().filter(|earlier| earlier.t_done.unwrap() + 30 * MS <= record.t_sched);
+        assert!(before.count() as i64 >= record.request_idx - 1, "{record:?}");
+    }
+}
+
+fn conversation(first_idx: i64, turns: i64, think_ns: i64) -> Conversation {
+    let turn = |i: i64| Turn {
+        request_idx: first_idx + i,
+        said: format!("{}\"u{i}\"", if i == 0 { "" } else { "," }).into_bytes(),
+        tail: b"]}".to_vec(),
+        think_ns,
+        input_tokens: None,
+        requested_output_tokens: Some(3),
+        ignore_eos: true,
+    };
+    Conversation {
+        head: b"{\"messages\":[".to_vec(),
+        turns: (0..turns).map(turn).collect(),
+        before_answer: b",\"".to_vec(),
+        after_answer: b"\"".to_vec(),
+    }
+}
+
+fn conversations(server: &Server, n: i64, at_ns: fn(i64) -> i64, pacing: Pacing) -> LoadSpec {
+    let arrive = move |i| Arriving { at_ns: at_ns(i), work: Work::Conversation(conversation(i * 3, 3, 15 * MS)) };
+    let source = (0..n).map(arrive).map(Ok);
+    let mut load = LoadSpec::new(target(server.url()), clock::new_epoch(), source, pacing, Stop::AllRequests);
+    load.canary = false;
+    load
+}
+
+/// Answers the turn it is asked and checks that everything said before is in the body.
+fn converse(exchange: &mut Exchange<'_>) -> After {
+    let body: serde_json::Value = serde_json::from_str(&exchange.body).unwrap();
+    let said = body["messages"].as_array().unwrap();
+    let expected = ["u0", "say \"x0\" ab", "u1", "say \"x2\" ab", "u2"];
+    if said.iter().zip(expected).any(|(said, expected)| said != expected) {
+        return exchange.plain("400 Bad", &exchange.body.clone());
+    }
+    exchange.stream_head();
+    exchange.token(&format!("say \\\"x{}\\\"", said.len() - 1));
+    exchange.token(" a");
+    exchange.token("b");
+    exchange.finish(3);
+    After::KeepOpen
+}
+
+#[test]
+fn conversations_carry_their_answers_and_keep_their_slots() {
+    let server = Server::start(converse);
+    for (pacing, at_ns) in [
+        (Pacing::closed(2), (|_| 0) as fn(i64) -> i64),
+        (Pacing::Open { max_concurrency: None }, |i| i * 5 * MS),
+        (Pacing::Open { max_concurrency: Some(1) }, |i| i * 5 * MS),
+        (Pacing::Batches { size: 2 }, |_| 0),
+    ] {
+        let load = conversations(&server, 4, at_ns, pacing);
+        let outcome = run_load_sorted(load, &LoadControl::new());
+        assert_eq!(codes_of(&outcome), counts(&[("ok", 12)]), "{pacing:?}: {:?}", outcome.failure_samples);
+        assert!(outcome.outputs.is_empty(), "kept for the next turn only");
+        for turns in outcome.requests.chunks(3) {
+            for pair in turns.windows(2) {
+                // The response may end a little after its end mark.
+                let pause = pair[1].t_sched - pair[0].t_done.unwrap();
+                assert!((15 * MS..150 * MS).contains(&pause), "{pacing:?}: {pause} ns");
+                assert!(pair[1].t_send.unwrap() >= pair[1].t_sched);
+            }
+        }
+        let cap = match pacing {
+            Pacing::Closed { .. } | Pacing::Batches { .. } => 2,
+            Pacing::Open { max_concurrency } => max_concurrency.map_or(4, i64::from),
+        };
+        assert!(max_in_flight(&outcome.requests) <= cap);
+    }
+}
+
+#[test]
+fn a_turn_that_fails_ends_its_conversation() {
+    let server = Server::start(
+        |exchange| {
+            if exchange.index == 1 { exchange.plain("503 Busy", "{}") } else { converse(exchange) }
+        },
+    );
+    let load = conversations(&server, 2, |_| 0, Pacing::closed(1));
+    let outcome = run_load_sorted(load, &LoadControl::new());
+    let expected = [("ok", 4), (codes::HTTP_503, 1), (codes::SESSION_BROKEN, 1)];
+    assert_eq!(codes_of(&outcome), counts(&expected), "{:?}", outcome.failure_samples);
+    let unsent = &outcome.requests[2];
+    assert!(unsent.t_send.is_none() && unsent.request_idx == 2);
+}
+
+#[test]
+fn a_source_that_gives_up_ends_the_run_with_its_words() {
+    let server = Server::start(|exchange| exchange.answer(3, 0));
+    let first = Arriving::now(requests(0, 1, 0).remove(0));
+    let source = vec![Ok(first), Err("line 2 of trace.jsonl is no JSON".to_owned())].into_iter();
+    let load = LoadSpec::new(target(server.url()), clock::new_epoch(), source, closed(1), Stop::AllRequests);
+    let error = run_load(load, &mut MemoryRecords::default(), &LoadControl::new()).unwrap_err();
+    assert!(error.to_string().contains("line 2 of trace.jsonl"), "{error}");
+}
+
+/// Has enough after some requests, or a full disk.
+struct Few {
+    seen: u64,
+    enough: u64,
+    full: u64,
+}
+
+impl crate::sink::RecordSink for Few {
+    fn finished(&mut self, _: &crate::sink::FinishedRequest) -> Result<(), String> {
+        self.seen += 1;
+        if self.seen >= self.full { Err("no space left".to_owned()) } else { Ok(()) }
+    }
+
+    fn is_enough(&mut self) -> bool {
+        self.seen >= self.enough
+    }
+}
+
+#[test]
+fn the_sink_may_end_the_window() {
+    let server = Server::start(|exchange| exchange.answer(3, 1));
+    let stop = Stop::WhenEnough { min_ns: 50 * MS, max_ns: 60 * SECOND };
+    let trial = |stop| {
+        let mut load = spec(&server, 0, closed(2), stop).load;
+        load.source = Box::new(requests(0, 1_000_000, 0).into_iter().map(Arriving::now).map(Ok));
+        load
+    };
+    let mut few = Few { seen: 0, enough: 40, full: u64::MAX };
+    let outcome = run_load(trial(stop), &mut few, &LoadControl::new()).unwrap();
+    assert_eq!(outcome.is_satisfied, Some(true));
+    assert!(outcome.recorded >= 40 && outcome.recorded == few.seen);
+    let length = outcome.window_end_ns - outcome.window_start_ns;
+    assert!((50 * MS..60 * SECOND).contains(&length), "{length}");
+
+    let mut full = Few { seen: 0, enough: u64::MAX, full: 10 };
+    let error = run_load(trial(Stop::AllRequests), &mut full, &LoadControl::new()).unwrap_err();
+    assert!(error.to_string().contains("no space left"), "{error}");
+}
+
+#[test]
+fn the_canary_sings() {
+    let server = Server::start(|exchange| exchange.answer(3, 60));
+    let mut spec = spec(&server, 4, closed(2), Stop::AllRequests);
+    spec.canary = true;
+    let canary = run(spec).outcome.canary.unwrap();
+    assert!(!canary.ttft_ns.is_empty() && canary.itl_ns.len() > 5, "{canary:?}");
+    assert!(canary.receive_ns.iter().all(|error| *error >= 0), "nothing is seen before it is written");
 }

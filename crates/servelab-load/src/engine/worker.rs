@@ -2,25 +2,31 @@
 //! sockets first and stamps each the moment its read returned, and only then parses. Pacing: a timerfd wakes 50 µs
 //! before the instant, the rest is spent polling where the machine has a core to spare.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::ops::Range;
 use std::sync::atomic::Ordering::Relaxed;
+use std::sync::mpsc::{SyncSender, TrySendError};
 
 use rustix::event::epoll::{self, EventData, EventFlags};
 use rustix::fd::OwnedFd;
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, recv};
 use rustix::time::{Itimerspec, TimerfdTimerFlags, Timespec, timerfd_settime};
-use servelab_core::record::{EventRecord, RequestRecord};
 
+use super::agreement::Agreement;
+use super::canary::Canary;
 use super::conn::{ConnState, Slab, Token};
-use super::pacer::{Agreement, Pacer};
+use super::feed::Supply;
+use super::jobs::record_of;
+use super::limits::Limits;
+use super::pacer::Pacer;
 use crate::clock;
 use crate::codes;
 use crate::control::{LivePhase, LoadControl};
 use crate::error::LoadError;
-use crate::spec::{CapturedOutput, FailureSample, LoadSpec, Stop};
+use crate::sink::FinishedRequest;
+use crate::spec::{CanaryErrors, Stop};
 use crate::stream::End;
 use crate::target::Route;
 
@@ -36,31 +42,36 @@ const ARENA_BYTES: usize = 2 << 20;
 /// Connects in progress at once while connections are opened ahead.
 const CONNECTS_AT_ONCE: usize = 64;
 const TIMER_TOKEN: u64 = u64::MAX;
+const CANARY_TOKEN: u64 = u64::MAX - 1;
+/// While the source is slower than the load, it is asked again this often.
+const STARVING_NS: i64 = 200_000;
+/// Finished requests leave for the recorder in batches of this size, or after this time.
+const BATCH: usize = 64;
+const BATCH_NS: i64 = 50_000_000;
 
 /// What a thread is given.
 pub(crate) struct Setup<'a> {
-    pub(crate) spec: &'a LoadSpec,
+    pub(crate) spec: &'a Limits,
     pub(crate) route: &'a Route,
     pub(crate) address: SocketAddr,
     pub(crate) control: &'a LoadControl,
     pub(crate) agreement: &'a Agreement,
+    pub(crate) supply: &'a Supply,
+    pub(crate) recorder: SyncSender<Vec<FinishedRequest>>,
+    pub(crate) canary: Option<Canary>,
     pub(crate) epoll: OwnedFd,
     pub(crate) timer: OwnedFd,
     pub(crate) connections: u64,
     pub(crate) can_spin: bool,
 }
 
-/// What a thread measured.
+/// What a thread says at its end.
 #[derive(Debug, Default)]
-pub(crate) struct Log {
-    pub(crate) requests: Vec<RequestRecord>,
-    pub(crate) events: Vec<EventRecord>,
-    pub(crate) outputs: Vec<CapturedOutput>,
-    pub(crate) failure_samples: Vec<FailureSample>,
-    pub(super) samples_per_code: BTreeMap<&'static str, usize>,
-    pub(crate) last_window_end_ns: Option<i64>,
+pub(crate) struct Ended {
     pub(crate) cpu_ns: i64,
+    pub(crate) busy_ns: i64,
     pub(crate) is_interrupted: bool,
+    pub(crate) canary: Option<CanaryErrors>,
 }
 
 /// A timer entry that is void once its job has ended.
@@ -90,6 +101,8 @@ pub(crate) struct Worker<'a> {
     pub(super) conns: Slab,
     pub(super) idle: Vec<Token>,
     pub(super) connecting_ahead: usize,
+    /// Why a connection that was opened ahead failed.
+    pub(super) connect_problem: Option<String>,
     pub(super) next_ticket: u64,
     pub(super) in_flight: usize,
     /// Timeouts are constants, so each queue is in order by itself.
@@ -100,18 +113,27 @@ pub(crate) struct Worker<'a> {
     ready: Vec<epoll::Event>,
     arena: Vec<u8>,
     reads: Vec<Read>,
-    pub(super) log: Log,
+    pub(super) plain: Vec<u8>,
+    pub(super) next_source: usize,
+    /// Finished requests on their way to the recorder.
+    pub(super) finished: Vec<FinishedRequest>,
+    flushed_ns: i64,
 }
 
 impl<'a> Worker<'a> {
     pub(crate) fn new(setup: Setup<'a>) -> Result<Self, LoadError> {
         epoll::add(&setup.epoll, &setup.timer, EventData::new_u64(TIMER_TOKEN), EventFlags::IN)
             .map_err(LoadError::system("watch a timer"))?;
+        if let Some(canary) = &setup.canary {
+            epoll::add(&setup.epoll, &canary.fd, EventData::new_u64(CANARY_TOKEN), EventFlags::IN)
+                .map_err(LoadError::system("watch the canary"))?;
+        }
         Ok(Self {
             setup,
             conns: Slab::default(),
             idle: Vec::new(),
             connecting_ahead: 0,
+            connect_problem: None,
             next_ticket: 0,
             in_flight: 0,
             request_deadlines: VecDeque::new(),
@@ -121,7 +143,10 @@ impl<'a> Worker<'a> {
             ready: Vec::with_capacity(EVENTS_PER_TURN),
             arena: vec![0; ARENA_BYTES],
             reads: Vec::with_capacity(EVENTS_PER_TURN),
-            log: Log::default(),
+            plain: Vec::new(),
+            next_source: 0,
+            finished: Vec::new(),
+            flushed_ns: i64::MIN,
         })
     }
 
@@ -153,18 +178,18 @@ impl<'a> Worker<'a> {
     }
 
     /// Runs to the end of the load.
-    pub(crate) fn run(mut self, make_pacer: impl FnOnce(&LoadSpec) -> Pacer) -> Result<Log, LoadError> {
-        let cpu_before = clock::thread_cpu_ns();
-        let mut pacer = make_pacer(self.setup.spec);
+    pub(crate) fn run(mut self, mut pacer: Pacer) -> Result<Ended, LoadError> {
+        let (cpu_before, began_ns) = (clock::thread_cpu_ns(), self.now());
+        let mut ended = Ended::default();
         let mut drain_until: Option<i64> = None;
         loop {
             let now = self.now();
             if self.setup.control.is_cancelled() {
                 self.cut_off(&mut pacer, now, End::Cancelled);
-                self.log.is_interrupted = true;
+                ended.is_interrupted = true;
                 break;
             }
-            let agreement = self.setup.agreement;
+            let (agreement, supply) = (self.setup.agreement, self.setup.supply);
             if drain_until.is_none()
                 && let Some(stop_ns) = agreement.stop_ns().filter(|stop_ns| *stop_ns <= now)
             {
@@ -173,7 +198,8 @@ impl<'a> Worker<'a> {
                 self.setup.control.advance(LivePhase::Draining);
             }
             self.send_due(&mut pacer, now)?;
-            if pacer.is_exhausted() && self.in_flight == 0 && !self.must_wait_for_end(&pacer, drain_until, now) {
+            let is_exhausted = pacer.is_exhausted(supply);
+            if is_exhausted && self.in_flight == 0 && !self.must_wait_for_end(&pacer, drain_until, now) {
                 break;
             }
             if drain_until.is_some_and(|until| until <= now) {
@@ -181,10 +207,18 @@ impl<'a> Worker<'a> {
                 break;
             }
             self.expire(&mut pacer, now);
+            self.flush(now, BATCH);
+            let clock = self.setup.spec.clock;
+            let canary_due_ns = self.setup.canary.as_mut().map(|canary| {
+                canary.act(now, clock);
+                canary.due_ns()
+            });
             let timers = [&self.request_deadlines, &self.connect_deadlines, &self.grace_deadlines];
             let timers = timers.into_iter().filter_map(|queue| queue.front().map(|deadline| deadline.at_ns));
-            let until = timers.chain(drain_until.or(agreement.stop_ns())).fold(now + TICK_NS, i64::min);
-            match pacer.next_due_ns() {
+            let ends = drain_until.or(agreement.stop_ns());
+            let until = timers.chain(ends).chain(canary_due_ns).fold(now + TICK_NS, i64::min);
+            match pacer.next_due_ns(supply) {
+                _ if pacer.is_starving() => self.wait(until.min(now + STARVING_NS))?,
                 Some(due) if self.setup.can_spin && due - SPIN_NS <= now => self.wait(i64::MIN)?,
                 Some(due) if self.setup.can_spin => self.wait(until.min(due - SPIN_NS))?,
                 Some(due) => self.wait(until.min(due))?,
@@ -193,20 +227,38 @@ impl<'a> Worker<'a> {
             self.read_ready();
             self.handle_reads(&mut Some(&mut pacer))?;
         }
-        self.log.cpu_ns = clock::thread_cpu_ns() - cpu_before;
-        Ok(self.log)
+        ended.cpu_ns = clock::thread_cpu_ns() - cpu_before;
+        ended.busy_ns = self.now() - began_ns;
+        ended.canary = self.setup.canary.take().map(Canary::into_errors);
+        // The last batch may wait: nothing is measured any more.
+        let _ = self.setup.recorder.send(std::mem::take(&mut self.finished));
+        Ok(ended)
+    }
+
+    /// Sends finished requests to the recorder when there are at least `least`, or when they have waited. One that falls
+    /// behind gets them later: a load thread does not wait.
+    pub(super) fn flush(&mut self, now: i64, least: usize) {
+        if self.finished.is_empty() || self.finished.len() < least && now < self.flushed_ns + BATCH_NS {
+            return;
+        }
+        self.flushed_ns = now;
+        let batch = std::mem::replace(&mut self.finished, Vec::with_capacity(BATCH));
+        match self.setup.recorder.try_send(batch) {
+            Ok(()) | Err(TrySendError::Disconnected(_)) => {}
+            Err(TrySendError::Full(back)) => self.finished = back,
+        }
     }
 
     /// An open loop with a fixed duration lasts until its end, also when the last answer comes before. Everything else is
     /// over when nothing is left to send, and says so when that was too early.
     fn must_wait_for_end(&self, pacer: &Pacer, drain_until: Option<i64>, now: i64) -> bool {
-        if drain_until.is_some() || !matches!(pacer, Pacer::Open(_)) {
+        if drain_until.is_some() || !pacer.is_open() {
             return false;
         }
         match self.setup.spec.stop {
             Stop::Duration { .. } => true,
             Stop::AllRequests => false,
-            Stop::Steady { .. } => {
+            Stop::Steady { .. } | Stop::WhenEnough { .. } => {
                 self.setup.agreement.run_out(now);
                 false
             }
@@ -244,22 +296,28 @@ impl<'a> Worker<'a> {
                 continue;
             }
             let token = Token::unpack(data);
-            let Some(conn) = self.conns.get_mut(token) else { continue };
-            let t_ns;
-            let outcome = if conn.state == ConnState::Connecting || !flags.intersects(READABLE) {
-                t_ns = clock::now_ns(epoch);
-                Err(Errno::AGAIN)
+            let fd = if data == CANARY_TOKEN {
+                self.setup.canary.as_ref().map(|canary| &canary.fd)
             } else {
-                // Sockets that find no room are still ready in the next turn.
-                let Some(room) = self.arena.get_mut(used..used + READ_BYTES) else { break };
-                let outcome = recv(&conn.fd, room, RecvFlags::DONTWAIT);
-                t_ns = clock::now_ns(epoch);
-                outcome.map(|(n, _)| {
-                    let range = used..used + n;
-                    used += n;
-                    range
-                })
+                match self.conns.get_mut(token) {
+                    Some(conn) if conn.state == ConnState::Connecting || !flags.intersects(READABLE) => {
+                        let t_ns = clock::now_ns(epoch);
+                        self.reads.push(Read { token, t_ns, outcome: Err(Errno::AGAIN) });
+                        continue;
+                    }
+                    conn => conn.map(|conn| &conn.fd),
+                }
             };
+            let Some(fd) = fd else { continue };
+            // Sockets that find no room are still ready in the next turn.
+            let Some(room) = self.arena.get_mut(used..used + READ_BYTES) else { break };
+            let outcome = recv(fd, room, RecvFlags::DONTWAIT);
+            let t_ns = clock::now_ns(epoch);
+            let outcome = outcome.map(|(n, _)| {
+                let range = used..used + n;
+                used += n;
+                range
+            });
             self.reads.push(Read { token, t_ns, outcome });
         }
     }
@@ -274,6 +332,11 @@ impl<'a> Worker<'a> {
         let mut reads = std::mem::take(&mut self.reads);
         let arena = std::mem::take(&mut self.arena);
         for Read { token, t_ns, outcome } in reads.drain(..) {
+            if token.pack() == CANARY_TOKEN {
+                let bytes = outcome.ok().and_then(|range| arena.get(range)).unwrap_or_default();
+                self.setup.canary.iter_mut().for_each(|canary| canary.on_bytes(t_ns, bytes));
+                continue;
+            }
             let Some(conn) = self.conns.get_mut(token) else { continue };
             if conn.state == ConnState::Connecting {
                 self.on_connect_event(token, t_ns, pacer)?;
@@ -281,7 +344,7 @@ impl<'a> Worker<'a> {
             }
             match outcome {
                 Ok(range) if range.is_empty() => self.on_closed(token, t_ns, pacer),
-                Ok(range) => self.on_bytes(token, t_ns, arena.get(range).unwrap_or_default(), pacer),
+                Ok(range) => self.on_read(token, t_ns, arena.get(range).unwrap_or_default(), pacer)?,
                 Err(Errno::AGAIN | Errno::INTR) => {}
                 Err(_) => self.end_job(token, t_ns, End::Reset, false, pacer),
             }
@@ -296,7 +359,7 @@ impl<'a> Worker<'a> {
 
     fn send_due(&mut self, pacer: &mut Pacer, now: i64) -> Result<(), LoadError> {
         for _ in 0..SENDS_PER_TURN {
-            let Some(dispatch) = pacer.take(now, self.setup.agreement) else { break };
+            let Some(dispatch) = pacer.take(now, self.setup.agreement, self.setup.supply) else { break };
             self.send(dispatch, pacer)?;
         }
         Ok(())
@@ -332,7 +395,7 @@ impl<'a> Worker<'a> {
     }
 
     fn time_out(&mut self, token: Token, kind: Timeout, now: i64, pacer: &mut Option<&mut Pacer>) {
-        let is_connecting = self.conns.get_mut(token).is_some_and(|conn| conn.state == ConnState::Connecting);
+        let is_connecting = self.conns.get_mut(token).is_some_and(|conn| conn.state != ConnState::Open);
         match kind {
             Timeout::DoneGrace => self.end_job(token, now, End::Closed, false, pacer),
             Timeout::Request | Timeout::Connect if is_connecting => {
@@ -346,13 +409,11 @@ impl<'a> Worker<'a> {
 
     /// Records what was scheduled but will not be sent.
     fn leave_unsent(&mut self, pacer: &mut Pacer, stop_ns: i64, now: i64, code: &'static str) {
-        for dispatch in pacer.stop(stop_ns) {
-            let Some((mut record, _)) = self.record(dispatch) else { continue };
+        for dispatch in pacer.stop(stop_ns, self.setup.supply) {
+            let mut record = record_of(&dispatch);
             record.failure_code = Some(code.to_owned());
-            self.in_flight += 1;
             self.setup.control.scheduled.fetch_add(1, Relaxed);
-            self.setup.control.in_flight.fetch_add(1, Relaxed);
-            self.finish(record, None, now, &mut None);
+            self.keep(record, now);
         }
     }
 
@@ -362,7 +423,7 @@ impl<'a> Worker<'a> {
         self.leave_unsent(pacer, now, now, code);
         for token in self.conns.tokens() {
             let Some(conn) = self.conns.get_mut(token) else { continue };
-            if conn.state == ConnState::Connecting {
+            if conn.state != ConnState::Open {
                 if let Some(job) = self.conns.remove(token).and_then(|conn| conn.job) {
                     self.fail_job(job, code, "still connecting", &mut None);
                 }

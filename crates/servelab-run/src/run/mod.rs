@@ -308,7 +308,7 @@ impl<'a> Run<'a> {
             };
             let held = queue.remove(0);
             let Some(requests) = prepared.remove(&held.cell.id) else { continue };
-            let measured = self.one_cell(start, &held, &requests, order, running)?;
+            let measured = self.one_cell(start, &held, requests, order, running)?;
             order += 1;
             server = measured.server;
             if measured.is_saturated {
@@ -352,7 +352,7 @@ impl<'a> Run<'a> {
         &mut self,
         start: &ServerStart<'_>,
         held: &Held<'_>,
-        requests: &PreparedCell,
+        requests: PreparedCell,
         order: u32,
         mut server: Box<PointServer>,
     ) -> Result<AfterCell, RunError> {
@@ -368,7 +368,7 @@ impl<'a> Run<'a> {
         };
         let subject =
             Subject { point: start.point, cell: held.cell, attempt: &held.attempt, prepared: requests, order };
-        let measured = bench.measure(&subject, &mut server)?;
+        let measured = bench.measure(subject, &mut server)?;
         let Measured { state, code, detail, elapsed_s, is_saturated } = measured;
         // When the run is being ended the server's health no longer matters.
         let failure = if state == CellState::Cancelled { None } else { server.check() };

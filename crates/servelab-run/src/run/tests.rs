@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use servelab_core::event::{Event, EventKind};
 use servelab_core::plan::PlannedPoint;
 use servelab_core::study::Order;
-use servelab_load::{Endpoint, Pacing, PreparedRequest, Stop};
+use servelab_load::{Endpoint, Pacing, Prepared, PreparedRequest, Stop};
 use servelab_store::read_json_lines;
 
 use super::*;
@@ -46,9 +46,13 @@ impl RequestSource for Prompts {
             ignore_eos: true,
         };
         let prepared = cells.iter().map(|cell| PreparedCell {
-            warmup: (0..2).map(|n| request(n, cell)).collect(),
-            window: (2..14).map(|n| request(n, cell)).collect(),
-            pacing: Pacing::Closed { concurrency: cell.load.value() as u32, stagger_ns: 0 },
+            requests: Box::new(Prepared::new(
+                (0..2).map(|n| request(n, cell)).collect(),
+                (2..14).map(|n| request(n, cell)).collect(),
+            )),
+            warmup: 2,
+            planned: 14,
+            pacing: Pacing::closed(cell.load.value() as u32),
             stop: Stop::AllRequests,
             endpoint: Endpoint::Completions,
             expected_prefix_hit_rate: None,

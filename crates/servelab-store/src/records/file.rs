@@ -4,7 +4,7 @@
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use parquet::basic::{Compression, ConvertedType, Encoding, LogicalType, Repetition, Type as ParquetType};
@@ -30,9 +30,6 @@ const MIN_FILE_BYTES: u64 = 12;
 const MAX_ROWS_PER_BYTE: u64 = 10_000;
 /// Rows decoded at a time.
 const BATCH_ROWS: usize = 8_192;
-
-/// Takes the columns of one row group and their row count; an error is what is wrong with them.
-type Consume<'a> = dyn FnMut(&mut [ColumnData], usize) -> Result<(), String> + 'a;
 
 /// A Parquet file being written.
 pub(crate) struct ColumnFile {
@@ -142,6 +139,7 @@ fn write_error(path: &Path, error: ParquetError) -> StoreError {
 }
 
 /// Reads a file group by group and hands the columns, in the order of `specs`, to `consume` with their row count.
+#[cfg(test)]
 pub(crate) fn read_columns(
     path: &Path,
     kind: &str,
@@ -149,11 +147,68 @@ pub(crate) fn read_columns(
     specs: &[ColumnSpec],
     mut consume: impl FnMut(&mut [ColumnData], usize) -> Result<(), String>,
 ) -> Result<(), StoreError> {
-    let mut file = File::open(path).map_err(|source| StoreError::read(path, source))?;
-    let length = check_frame(&mut file).map_err(|detail| StoreError::malformed(path, detail))?;
-    // The library checks much but not all of what a damaged file may hold; its panics must not become ours.
-    let outcome = catch_unwind(AssertUnwindSafe(|| read_file(path, file, length, kind, version, specs, &mut consume)));
-    outcome.unwrap_or_else(|_| Err(StoreError::malformed(path, "damaged Parquet data")))
+    let mut reader = GroupReader::open(path, kind, version, specs)?;
+    while let Some((mut columns, rows)) = reader.next()? {
+        consume(&mut columns, rows).map_err(|detail| StoreError::malformed(path, detail))?;
+    }
+    Ok(())
+}
+
+/// A Parquet file being read, one row group in memory at a time.
+pub(crate) struct GroupReader {
+    path: PathBuf,
+    reader: SerializedFileReader<File>,
+    specs: Vec<ColumnSpec>,
+    places: Vec<Option<usize>>,
+    length: u64,
+    next: usize,
+}
+
+impl GroupReader {
+    pub(crate) fn open(path: &Path, kind: &str, version: u32, specs: &[ColumnSpec]) -> Result<Self, StoreError> {
+        let mut file = File::open(path).map_err(|source| StoreError::read(path, source))?;
+        let length = check_frame(&mut file).map_err(|detail| StoreError::malformed(path, detail))?;
+        guarded(path, || {
+            let malformed = |detail: String| StoreError::malformed(path, detail);
+            let reader = SerializedFileReader::new(file).map_err(|error| malformed(error.to_string()))?;
+            check_kind(path, &reader, kind, version)?;
+            let places = locate(&reader, specs).map_err(malformed)?;
+            Ok(Self { path: path.to_owned(), reader, specs: specs.to_vec(), places, length, next: 0 })
+        })
+    }
+
+    /// The columns of the next row group, in the order of the specs, and their row count.
+    pub(crate) fn next(&mut self) -> Result<Option<(Vec<ColumnData>, usize)>, StoreError> {
+        if self.next >= self.reader.num_row_groups() {
+            return Ok(None);
+        }
+        let group_idx = self.next;
+        self.next += 1;
+        guarded(&self.path, || self.group(group_idx).map_err(|detail| StoreError::malformed(&self.path, detail)))
+            .map(Some)
+    }
+
+    fn group(&self, group_idx: usize) -> Result<(Vec<ColumnData>, usize), String> {
+        let group = self.reader.get_row_group(group_idx).map_err(|error| error.to_string())?;
+        let rows = u64::try_from(group.metadata().num_rows()).unwrap_or(u64::MAX);
+        if rows > self.length.saturating_mul(MAX_ROWS_PER_BYTE) {
+            return Err(format!("claims {rows} rows in {} bytes", self.length));
+        }
+        let rows = usize::try_from(rows).unwrap_or(usize::MAX);
+        let mut columns = Vec::with_capacity(self.specs.len());
+        for (spec, place) in self.specs.iter().zip(&self.places) {
+            columns.push(match place {
+                Some(idx) => read_column(group.as_ref(), *idx, spec, rows)?,
+                None => ColumnData::nulls(spec, rows),
+            });
+        }
+        Ok((columns, rows))
+    }
+}
+
+/// The library checks much but not all of what a damaged file may hold; its panics must not become ours.
+fn guarded<T>(path: &Path, read: impl FnOnce() -> Result<T, StoreError>) -> Result<T, StoreError> {
+    catch_unwind(AssertUnwindSafe(read)).unwrap_or_else(|_| Err(StoreError::malformed(path, "damaged Parquet data")))
 }
 
 fn check_frame(file: &mut File) -> Result<u64, String> {
@@ -172,18 +227,8 @@ fn check_frame(file: &mut File) -> Result<u64, String> {
     Ok(length)
 }
 
-fn read_file(
-    path: &Path,
-    file: File,
-    length: u64,
-    kind: &str,
-    version: u32,
-    specs: &[ColumnSpec],
-    consume: &mut Consume<'_>,
-) -> Result<(), StoreError> {
+fn check_kind(path: &Path, reader: &SerializedFileReader<File>, kind: &str, version: u32) -> Result<(), StoreError> {
     let malformed = |detail: String| StoreError::malformed(path, detail);
-    let broken = |error: ParquetError| malformed(error.to_string());
-    let reader = SerializedFileReader::new(file).map_err(broken)?;
     let metadata = reader.metadata().file_metadata();
     let value_of = |key: &str| {
         metadata.key_value_metadata()?.iter().find(|pair| pair.key == key).and_then(|pair| pair.value.clone())
@@ -196,24 +241,6 @@ fn read_file(
         .ok_or_else(|| malformed("no schema version".to_owned()))?;
     if found > u64::from(version) {
         return Err(StoreError::TooNew { path: path.to_owned(), found, known: version.into() });
-    }
-    let places = locate(&reader, specs).map_err(malformed)?;
-    for group_idx in 0..reader.num_row_groups() {
-        let group = reader.get_row_group(group_idx).map_err(broken)?;
-        let rows = u64::try_from(group.metadata().num_rows()).unwrap_or(u64::MAX);
-        if rows > length.saturating_mul(MAX_ROWS_PER_BYTE) {
-            return Err(malformed(format!("claims {rows} rows in {length} bytes")));
-        }
-        let rows = usize::try_from(rows).unwrap_or(usize::MAX);
-        let mut columns = Vec::with_capacity(specs.len());
-        for (spec, place) in specs.iter().zip(&places) {
-            let column = match place {
-                Some(idx) => read_column(group.as_ref(), *idx, spec, rows).map_err(malformed)?,
-                None => ColumnData::nulls(spec, rows),
-            };
-            columns.push(column);
-        }
-        consume(&mut columns, rows).map_err(malformed)?;
     }
     Ok(())
 }

@@ -4,6 +4,7 @@
 
 mod columns;
 mod file;
+mod scan;
 #[cfg(test)]
 mod tests;
 
@@ -14,6 +15,7 @@ use servelab_core::record::{EventRecord, Phase, PromSample, RECORD_SCHEMA_VERSIO
 pub(crate) use columns::{ColumnData, ColumnSpec, Physical};
 use columns::{RowReader, RowWriter};
 pub(crate) use file::ColumnFile;
+pub use scan::RecordFiles;
 #[cfg(test)]
 pub(crate) use file::read_columns;
 
@@ -249,20 +251,44 @@ fn write_all<R: Record>(path: &Path, records: &[R]) -> Result<(), StoreError> {
     writer.finish()
 }
 
-fn read_all<R: Record>(path: &Path) -> Result<Vec<R>, StoreError> {
-    let mut records = Vec::new();
-    file::read_columns(path, R::KIND, RECORD_SCHEMA_VERSION, &R::columns(), |columns, rows| {
-        let mut reader = RowReader::new(columns);
+/// Reads records one row group at a time.
+pub(crate) struct RecordReader<R: Record> {
+    groups: file::GroupReader,
+    path: std::path::PathBuf,
+    rows: usize,
+    record: std::marker::PhantomData<R>,
+}
+
+impl<R: Record> RecordReader<R> {
+    pub(crate) fn open(path: &Path) -> Result<Self, StoreError> {
+        let groups = file::GroupReader::open(path, R::KIND, RECORD_SCHEMA_VERSION, &R::columns())?;
+        Ok(Self { groups, path: path.to_owned(), rows: 0, record: std::marker::PhantomData })
+    }
+
+    /// The records of the next row group; `None` after the last.
+    pub(crate) fn next_group(&mut self) -> Result<Option<Vec<R>>, StoreError> {
+        let Some((mut columns, rows)) = self.groups.next()? else { return Ok(None) };
+        let mut reader = RowReader::new(&mut columns);
+        let mut records = Vec::with_capacity(rows);
         for _ in 0..rows {
-            let row = records.len();
-            records.push(
-                R::take(&mut reader)
-                    .ok_or_else(|| format!("row {row} lacks a required value or has an unknown one"))?,
-            );
+            let row = self.rows;
+            self.rows += 1;
+            let record = R::take(&mut reader).ok_or_else(|| {
+                StoreError::malformed(&self.path, format!("row {row} lacks a required value or has an unknown one"))
+            })?;
+            records.push(record);
             reader.next_row();
         }
-        Ok(())
-    })?;
+        Ok(Some(records))
+    }
+}
+
+fn read_all<R: Record>(path: &Path) -> Result<Vec<R>, StoreError> {
+    let mut reader = RecordReader::open(path)?;
+    let mut records = Vec::new();
+    while let Some(group) = reader.next_group()? {
+        records.extend(group);
+    }
     Ok(records)
 }
 

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 use servelab_core::ids::{CellId, PointId};
-use servelab_core::metrics::{ClientUsage, MetricsInput, summarise};
+use servelab_core::metrics::{ClientUsage, MetricsInput, RecordSlices, summarise};
 use servelab_core::plan::{CellSettings, Load, Plan, PlanStatus, PlannedCell, PlannedPoint, StopAt};
 use servelab_core::record::{ClockEpoch, EventRecord, Phase, PromSample, RequestRecord, TokenSource};
 use servelab_core::result::{BenchResult, Severity, Verdict, VerdictReason};
@@ -116,8 +116,7 @@ pub(crate) fn result() -> BenchResult {
     let (requests, events, prom) = (requests(), events(), prom());
     let mut result = summarise(&MetricsInput {
         clock: ClockEpoch { epoch_monotonic_ns: 5, epoch_unix_ns: NOW },
-        requests: &requests,
-        events: &events,
+        records: Box::new(RecordSlices::new(&requests, &events)),
         prom: &prom,
         window_start_ns: 0,
         window_end_ns: 1_000 * MS,
