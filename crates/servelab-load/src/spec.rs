@@ -189,10 +189,10 @@ impl LoadSpec {
             Pacing::Closed { start: Spread::Over { ns }, .. } if ns < 0 => {
                 return invalid(format!("a start spread over {ns} ns is negative"));
             }
-            Pacing::Closed {
-                think: Think::Constant { ns: pause } | Think::Exponential { mean_ns: pause, .. }, ..
-            } if pause < 0 => {
-                return invalid(format!("a think time of {pause} ns is negative"));
+            Pacing::Closed { think: Some(pauses), .. } => {
+                if let Err(problem) = pauses.think.validate() {
+                    return invalid(format!("think time: {problem}"));
+                }
             }
             Pacing::Batches { size: 0 } => return invalid("batch size must be at least 1".to_owned()),
             Pacing::Open { max_concurrency: Some(0) } => {

@@ -132,8 +132,11 @@ impl StoredRecords {
         if self.keep_events {
             return Ok(());
         }
-        std::fs::remove_file(&self.events_path)
-            .map_err(|source| StoreError::Io { action: "remove", path: self.events_path.clone(), source })
+        std::fs::remove_file(&self.events_path).map_err(|source| StoreError::Io {
+            action: "remove",
+            path: self.events_path.clone(),
+            source,
+        })
     }
 }
 

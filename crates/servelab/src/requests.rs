@@ -9,7 +9,9 @@ use servelab_core::plan::{Load, Plan, PlannedCell, PlannedPoint, StopAt};
 use servelab_core::workload::{DEFAULT_BLOCK_SIZE, DatasetSpec, SynthSpec};
 use servelab_data::{DataError, Prompt, PromptBody, PromptSource, StreamRequest, Tokenizer};
 use servelab_load::arrivals::{self, Arrival, Extent};
-use servelab_load::{BodyOptions, Endpoint, Pacing, PreparedRequest, Prompt as WirePrompt, Stop, request_body};
+use servelab_load::{
+    BodyOptions, Endpoint, Pacing, Prepared, PreparedRequest, Prompt as WirePrompt, Spread, Stop, request_body,
+};
 use servelab_run::{PrepareError, PreparedCell, RequestSource};
 
 use crate::study_input::StudyInput;
@@ -20,9 +22,6 @@ const FASTEST_REQUEST_S: f64 = 0.02;
 const FASTEST_TOKEN_S: f64 = 0.002;
 /// Most requests prepared for one timed level; a run that uses them up says so.
 const MOST_PREPARED: usize = 200_000;
-/// First sends of a closed loop are spread by this much per slot, one second at most.
-pub(crate) const STAGGER_PER_SLOT_NS: i64 = 5_000_000;
-
 /// Warm-up and window prompts of one cell.
 type Drawn = (Vec<Prompt>, Vec<Prompt>);
 
@@ -137,23 +136,35 @@ impl<'a> StudyRequests<'a> {
             StopAt::DurationS(seconds) => Stop::Duration { ns: nanos(seconds) },
             StopAt::Steady { min_s, max_s } => Stop::Steady { min_ns: nanos(min_s), max_ns: nanos(max_s) },
         };
-        let pacing = match &cell.load {
-            Load::Closed { concurrency } => Pacing::Closed {
-                concurrency: *concurrency,
-                stagger_ns: (i64::from(*concurrency) * STAGGER_PER_SLOT_NS).min(1_000_000_000),
-            },
-            Load::Offline { batch_size, .. } => Pacing::Batches { size: *batch_size },
+        let (pacing, arrivals_ns) = match &cell.load {
+            Load::Closed { concurrency } => {
+                (Pacing::Closed { concurrency: *concurrency, start: Spread::OneRequest, think: None }, None)
+            }
+            Load::Offline { batch_size, .. } => (Pacing::Batches { size: *batch_size }, None),
             Load::Open { rate_per_s, max_concurrency, .. } => {
                 let arrivals_ns = arrivals_of(cell, *rate_per_s)?;
                 window.truncate(arrivals_ns.len());
-                Pacing::Open { arrivals_ns, max_concurrency: *max_concurrency }
+                (Pacing::Open { max_concurrency: *max_concurrency }, Some(arrivals_ns))
             }
         };
         let expected_prefix_hit_rate = self
             .dataset(cell)?
             .synth()
             .map(|synth| synth.expected_hit_rate(u32::try_from(window.len()).unwrap_or(u32::MAX), DEFAULT_BLOCK_SIZE));
-        Ok(PreparedCell { warmup, window, pacing, stop, endpoint, expected_prefix_hit_rate })
+        let (n_warmup, planned) = (warmup.len() as u64, (warmup.len() + window.len()) as u64);
+        let requests = match arrivals_ns {
+            Some(arrivals_ns) => Prepared::open(warmup, window, &arrivals_ns),
+            None => Prepared::new(warmup, window),
+        };
+        Ok(PreparedCell {
+            requests: Box::new(requests),
+            warmup: n_warmup,
+            planned,
+            pacing,
+            stop,
+            endpoint,
+            expected_prefix_hit_rate,
+        })
     }
 }
 

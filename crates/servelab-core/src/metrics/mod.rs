@@ -14,7 +14,9 @@ mod timing;
 mod window;
 
 pub use docs::{METRIC_DOCS, MetricDoc, metrics_markdown};
-pub use quantile::{BIN_RESOLUTION, Samples, quantile_ci95, quantile_ci95_ranks, quantile_linear, quantile_nearest_with_failures};
+pub use quantile::{
+    BIN_RESOLUTION, Samples, quantile_ci95, quantile_ci95_ranks, quantile_linear, quantile_nearest_with_failures,
+};
 pub use records::{RecordSlices, Records, gaps};
 pub use repeats::{RepeatStats, Told, told_apart};
 pub use server::{CounterInterval, counter_interval, counter_resets, server_summary};

@@ -51,7 +51,8 @@ impl Records for RecordSlices<'_> {
 
 /// Gaps between neighbouring token-bearing events of one request: (nanoseconds, tokens of the later event).
 pub fn gaps(events: &[EventRecord]) -> impl Iterator<Item = (i64, u64)> {
-    events.iter().zip(events.iter().skip(1)).map(|(before, after)| {
-        (after.t_ns.saturating_sub(before.t_ns), u64::try_from(after.n_tokens).unwrap_or(0))
-    })
+    events
+        .iter()
+        .zip(events.iter().skip(1))
+        .map(|(before, after)| (after.t_ns.saturating_sub(before.t_ns), u64::try_from(after.n_tokens).unwrap_or(0)))
 }

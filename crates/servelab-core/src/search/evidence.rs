@@ -5,9 +5,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::slo::{SearchSlo, Term, TermKind};
-use crate::metrics::{
-    MetricsInput, Outcome, RequestSlo, RequestTimes, gaps, meets_limits, outcome, request_in_window,
-};
+use crate::metrics::{MetricsInput, Outcome, RequestSlo, RequestTimes, gaps, meets_limits, outcome, request_in_window};
 use crate::record::{EventRecord, RequestRecord};
 
 /// Batches per trial: enough to estimate a variance, few enough that each spans many requests.

@@ -94,7 +94,7 @@ impl BacklogSamples {
             Outcome::Failed(_) => return,
         };
         self.seen += 1;
-        if self.seen % self.stride != 0 {
+        if !self.seen.is_multiple_of(self.stride) {
             return;
         }
         self.times.push(times);

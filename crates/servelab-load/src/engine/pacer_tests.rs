@@ -195,7 +195,11 @@ fn batches_wait_for_each_other_and_never_mix_phases() {
 #[test]
 fn contradictions_are_named() {
     let open = |max_concurrency| Pacing::Open { max_concurrency };
-    let think = |seconds| Pacing::Closed { concurrency: 1, start: Spread::Burst, think: Some(Pauses { think: Think::Constant(seconds), seed: 1 }) };
+    let think = |seconds| Pacing::Closed {
+        concurrency: 1,
+        start: Spread::Burst,
+        think: Some(Pauses { think: Think::Constant(seconds), seed: 1 }),
+    };
     let all = Stop::AllRequests;
     for (spec, part) in [
         (spec(closed(0, 0), all), "concurrency"),

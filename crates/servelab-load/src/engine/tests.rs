@@ -573,7 +573,11 @@ fn the_first_request_shows_over_what_time_to_spread_the_others() {
 #[test]
 fn slots_pause_between_requests() {
     let server = Server::start(|exchange| exchange.answer(3, 0));
-    let pacing = Pacing::Closed { concurrency: 2, start: Spread::Burst, think: Some(Pauses { think: Think::Constant(0.03), seed: 1 }) };
+    let pacing = Pacing::Closed {
+        concurrency: 2,
+        start: Spread::Burst,
+        think: Some(Pauses { think: Think::Constant(0.03), seed: 1 }),
+    };
     let outcome = run(spec(&server, 10, pacing, Stop::AllRequests));
     assert_eq!(codes_of(&outcome), counts(&[("ok", 10)]));
     for record in outcome.requests.iter().skip(2) {

@@ -15,9 +15,9 @@ use servelab_core::record::{EventRecord, Phase, PromSample, RECORD_SCHEMA_VERSIO
 pub(crate) use columns::{ColumnData, ColumnSpec, Physical};
 use columns::{RowReader, RowWriter};
 pub(crate) use file::ColumnFile;
-pub use scan::RecordFiles;
 #[cfg(test)]
 pub(crate) use file::read_columns;
+pub use scan::RecordFiles;
 
 use crate::error::StoreError;
 

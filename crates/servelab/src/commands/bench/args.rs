@@ -1,0 +1,154 @@
+//! What may be typed after `servelab bench`, and the checks that need no file.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+use clap::{Args, ValueEnum};
+use servelab_core::metrics::RequestSlo;
+use servelab_core::pacing::StartMode;
+use servelab_core::plan::Load;
+use servelab_load::ApiKey;
+
+use crate::error::CommandError;
+
+/// Arguments of `servelab bench`.
+#[derive(Debug, Args)]
+pub(crate) struct BenchArgs {
+    /// Address of the server, `http://host:port`
+    #[arg(long)]
+    pub(super) url: String,
+    /// Name of the served model
+    #[arg(long)]
+    pub(super) model: String,
+    /// Endpoint to drive; default: completions, chat for datasets of messages
+    #[arg(long, value_enum)]
+    pub(super) endpoint: Option<EndpointArg>,
+    /// Closed loop: so many requests in flight
+    #[arg(long, value_name = "N", conflicts_with = "rate", required_unless_present = "rate", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(super) concurrency: Option<u32>,
+    /// Open loop: requests per second
+    #[arg(long, value_name = "R")]
+    pub(super) rate: Option<f64>,
+    /// Arrival process of an open loop: poisson, constant or gamma:SHAPE
+    #[arg(long, default_value = "poisson", requires = "rate")]
+    pub(super) arrival: String,
+    /// Cap on requests in flight of an open loop
+    #[arg(long, value_name = "N", requires = "rate", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(super) max_concurrency: Option<u32>,
+    /// End after so many requests
+    #[arg(long, value_name = "K", conflicts_with = "duration", required_unless_present = "duration", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(super) requests: Option<u32>,
+    /// End after so many seconds
+    #[arg(long, value_name = "SECONDS")]
+    pub(super) duration: Option<f64>,
+    /// Exact prompt length in tokens
+    #[arg(long, value_name = "I", requires = "output_tokens", required_unless_present = "dataset")]
+    pub(super) input_tokens: Option<u32>,
+    /// Exact output length in tokens
+    #[arg(long, value_name = "O")]
+    pub(super) output_tokens: Option<u32>,
+    /// Prompts from a file
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["input_tokens"])]
+    pub(super) dataset: Option<PathBuf>,
+    /// Ask for exactly the wanted number of output tokens
+    #[arg(long)]
+    pub(super) ignore_eos: bool,
+    /// Tokenizer that counts prompts: a folder with tokenizer.json, or `builtin`
+    #[arg(long, default_value = "builtin", value_name = "DIR|builtin")]
+    pub(super) tokenizer: String,
+    /// Requests before the measured window
+    #[arg(long, default_value_t = 0, value_name = "N")]
+    pub(super) warmup: u32,
+    /// Seed of prompts and arrivals
+    #[arg(long, default_value_t = 42)]
+    pub(super) seed: u64,
+    /// Limits on single requests, for goodput: ttft_ms=2000,tpot_ms=50
+    #[arg(long, value_name = "LIMITS")]
+    pub(super) slo: Option<String>,
+    /// First sends of a closed loop: spread over one request's time, `spread:5s`, or `burst` for all at once
+    #[arg(long, value_name = "HOW", requires = "concurrency", default_value = "spread")]
+    pub(super) start: StartMode,
+    /// Name of the environment variable that holds the API key
+    #[arg(long, value_name = "NAME")]
+    pub(super) api_key_env: Option<String>,
+    /// PEM file of certificate authorities to trust for https, besides the public ones
+    #[arg(long, value_name = "FILE")]
+    pub(super) ca_file: Option<PathBuf>,
+    /// Addresses of this machine to send from, comma-separated; each has some 28,000 ports
+    #[arg(long, value_name = "ADDRESSES", value_delimiter = ',')]
+    pub(super) source_ip: Vec<IpAddr>,
+    /// Leave out the canary, which measures this client's own error during the run
+    #[arg(long)]
+    pub(super) no_canary: bool,
+    /// Seconds after which a request counts as failed
+    #[arg(long, default_value_t = 600.0, value_name = "SECONDS")]
+    pub(super) timeout: f64,
+    /// Load threads
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=64))]
+    pub(super) threads: u32,
+    /// Folder for result.json, requests.parquet, prom.parquet, vllm_bench.json
+    #[arg(long, value_name = "DIR")]
+    pub(super) out: Option<PathBuf>,
+    /// Also write events.parquet (one row per token-bearing event)
+    #[arg(long, requires = "out")]
+    pub(super) events: bool,
+    /// Print result.json
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(super) enum EndpointArg {
+    Completions,
+    Chat,
+}
+
+pub(super) fn load(args: &BenchArgs) -> Result<Load, CommandError> {
+    match (args.concurrency, args.rate) {
+        (Some(concurrency), None) => Ok(Load::Closed { concurrency }),
+        (None, Some(rate)) if rate > 0.0 && rate.is_finite() => {
+            servelab_core::study::check::check_arrival(&args.arrival)
+                .map_err(|message| CommandError::usage(format!("`--arrival`: {message}")))?;
+            Ok(Load::Open { rate_per_s: rate, arrival: args.arrival.clone(), max_concurrency: args.max_concurrency })
+        }
+        _ => Err(CommandError::usage("`--rate` must be greater than 0 requests per second")),
+    }
+}
+
+pub(super) fn parse_slo(text: &str) -> Result<RequestSlo, CommandError> {
+    let bad =
+        |why: String| CommandError::usage(format!("`--slo {text}`: {why}")).hint("write `ttft_ms=2000,tpot_ms=50`");
+    let mut slo = RequestSlo::default();
+    for part in text.split(',') {
+        let (name, limit) = part.split_once('=').ok_or_else(|| bad(format!("`{part}` has no `=`")))?;
+        let limit = limit.trim().parse::<f64>().ok().filter(|limit| *limit > 0.0);
+        let limit = limit.ok_or_else(|| bad(format!("`{part}` is no positive number of milliseconds")))?;
+        match name.trim() {
+            "ttft_ms" => slo.ttft_ms = Some(limit),
+            "tpot_ms" => slo.tpot_ms = Some(limit),
+            "itl_ms" => slo.itl_ms = Some(limit),
+            "e2e_ms" => slo.e2e_ms = Some(limit),
+            other => return Err(bad(format!("there is no limit `{other}`"))),
+        }
+    }
+    Ok(slo)
+}
+
+pub(super) fn api_key(args: &BenchArgs) -> Result<Option<ApiKey>, CommandError> {
+    let Some(name) = &args.api_key_env else { return Ok(None) };
+    let key = std::env::var(name).map_err(|_| {
+        CommandError::usage(format!("the environment variable `{name}` is not set")).hint(format!("export {name}=…"))
+    })?;
+    ApiKey::new(key).map(Some).map_err(|error| CommandError::usage(error.to_string()))
+}
+
+/// A time on the command line, in nanoseconds.
+pub(super) fn nanos(seconds: f64, name: &str) -> Result<i64, CommandError> {
+    #[expect(clippy::cast_possible_truncation, reason = "checked to be positive and far below 2^63 ns")]
+    let ns = (seconds * 1e9) as i64;
+    if seconds > 0.0 && seconds < 1e8 {
+        Ok(ns)
+    } else {
+        Err(CommandError::usage(format!("`{name}` must be a positive number of seconds")))
+    }
+}

@@ -1,0 +1,107 @@
+//! Measures one load: drives it, shows it live, scrapes the server meanwhile, keeps the records in a folder and judges the
+//! numbers.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use servelab_core::metrics::counter_resets;
+use servelab_core::plan::Load;
+use servelab_core::result::BenchResult;
+use servelab_core::verdict::{CellEvidence, judge};
+use servelab_load::prometheus::{ScrapeOptions, ScrapeOutcome, ScrapeTarget, Scraper};
+use servelab_load::{LoadControl, LoadError, LoadOutcome, LoadSpec, RecordSink, http, run_load};
+use servelab_run::{FileSink, RunControl, SignalGuard, StoredRecords, SummaryOptions};
+
+use super::live::LiveView;
+use super::load::Trial;
+use crate::error::CommandError;
+use crate::ui::Ui;
+
+const SCRAPE_INTERVAL_NS: i64 = 200_000_000;
+const METRICS_TIMEOUT: Duration = Duration::from_secs(5);
+const WATCH_INTERVAL: Duration = Duration::from_millis(50);
+
+/// What came of a load.
+pub(super) struct Measured {
+    pub(super) result: BenchResult,
+    pub(super) outcome: LoadOutcome,
+    pub(super) records: StoredRecords,
+    pub(super) scraped: Option<ScrapeOutcome>,
+}
+
+/// Measures `trial`; the records are written into `folder`.
+pub(super) fn measure(trial: Trial, folder: &Path, keep_events: bool, ui: Ui) -> Result<Measured, CommandError> {
+    let Trial { spec, load, slo, ignore_eos, planned, api_key } = trial;
+    std::fs::create_dir_all(folder)
+        .map_err(|error| CommandError::failed(format!("cannot make `{}`: {error}", folder.display())))?;
+    let metrics_url = format!("{}/metrics", root_url(&spec.target.base_url));
+    let has_metrics =
+        http::get_text(&metrics_url, METRICS_TIMEOUT, api_key.as_ref()).is_ok_and(|reply| reply.is_success());
+    let scraper = if has_metrics {
+        let target = ScrapeTarget { node: "server".to_owned(), url: metrics_url };
+        let options = ScrapeOptions { interval_ns: SCRAPE_INTERVAL_NS, api_key, ..ScrapeOptions::default() };
+        let scraper = Scraper::start(vec![target], &options, spec.clock);
+        Some(scraper.map_err(|error| CommandError::failed(format!("cannot start the metrics scraper: {error}")))?)
+    } else {
+        None
+    };
+    let mut sink = FileSink::create(folder, keep_events)?;
+    let loaded = drive(spec, &mut sink, planned, ui)?;
+    let scraped = scraper.map(Scraper::stop);
+    let outcome = match loaded {
+        Ok(outcome) => outcome,
+        Err(error) => {
+            return Err(match sink.into_problem() {
+                Some(problem) => problem.into(),
+                None => CommandError::failed(error.to_string()),
+            });
+        }
+    };
+    let records = sink.finish()?;
+    let prom = scraped.as_ref().map(|scraped| scraped.samples.as_slice()).unwrap_or_default();
+    let closed_loop_slots = match &load {
+        Load::Closed { concurrency } => Some(*concurrency),
+        _ => None,
+    };
+    let (mut result, requests) = records.summarise(&outcome, SummaryOptions { prom, slo, closed_loop_slots })?;
+    let mut evidence = CellEvidence::new(&result, &load, requests);
+    evidence.metrics_expected = scraped.is_some();
+    evidence.ignore_eos = ignore_eos;
+    evidence.server_resets = counter_resets(prom, outcome.window_start_ns, outcome.window_end_ns);
+    let verdict = judge(&evidence);
+    result.verdict = verdict;
+    Ok(Measured { result, outcome, records, scraped })
+}
+
+/// Runs the load; a signal ends it in order, with what was measured.
+fn drive(
+    spec: LoadSpec,
+    sink: &mut dyn RecordSink,
+    planned: Option<u64>,
+    ui: Ui,
+) -> Result<Result<LoadOutcome, LoadError>, CommandError> {
+    let switch = Arc::new(RunControl::new());
+    let _signals = SignalGuard::install(Arc::clone(&switch))
+        .map_err(|error| CommandError::failed(format!("cannot watch for signals: {error}")))?;
+    let control = LoadControl::new();
+    let mut view = LiveView::new(ui, planned);
+    let loaded = std::thread::scope(|scope| {
+        let load = scope.spawn(|| run_load(spec, sink, &control));
+        while !load.is_finished() {
+            if switch.is_stopping() {
+                control.cancel();
+            }
+            view.show(&control.counts(), &control.latency());
+            std::thread::park_timeout(WATCH_INTERVAL);
+        }
+        load.join()
+    });
+    view.end();
+    loaded.map_err(|_| CommandError::failed("the load thread ended unexpectedly"))
+}
+
+/// The server's address without the API prefix.
+fn root_url(url: &str) -> &str {
+    url.trim_end_matches('/').trim_end_matches("/v1")
+}
