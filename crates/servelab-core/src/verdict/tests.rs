@@ -129,6 +129,7 @@ fn zero_token_successes() {
 #[test]
 fn client_limited() {
     let p99 = |value: f64| Quantiles { p99: Some(value), ..Quantiles::default() };
+    let canary = |value: f64, n: u64| Quantiles { n, ..p99(value) };
     triggers("client_limited", Severity::Invalid, |r, _| r.client.lateness_ms = p99(10.1));
     silent(|r, _| r.client.lateness_ms = p99(9.9));
     silent(|r, _| {
@@ -137,8 +138,11 @@ fn client_limited() {
     });
     triggers("client_limited", Severity::Invalid, |r, _| r.client.cpu_s = 9.5);
     silent(|r, _| (r.client.cpu_s, r.client.threads) = (9.5, 2));
-    triggers("client_limited", Severity::Invalid, |r, _| r.client.canary_itl_error_ms = Some(p99(6.0)));
-    silent(|r, _| r.client.canary_ttft_error_ms = Some(p99(1.0)));
+    triggers("client_limited", Severity::Invalid, |r, _| r.client.canary_itl_error_ms = Some(canary(6.0, 100)));
+    silent(|r, _| r.client.canary_ttft_error_ms = Some(canary(1.0, 100)));
+    silent(|r, _| r.client.canary_itl_error_ms = Some(canary(60.0, 99)));
+    triggers("client_limited", Severity::Invalid, |r, _| r.client.cpu_share = Some(0.95));
+    silent(|r, _| (r.client.cpu_s, r.client.cpu_share) = (9.5, Some(0.5)));
 }
 
 #[test]

@@ -115,7 +115,8 @@ mod tests {
         assert_eq!(holds_socket(me, &[u64::MAX]), Some(false));
         assert_eq!(holds_socket(i32::MAX, &inodes), None);
         drop(listener);
-        assert!(listening_inodes(port).is_empty());
+        // The port itself may be somebody else's by now.
+        assert!(listening_inodes(port).iter().all(|inode| !inodes.contains(inode)));
     }
 
     #[test]
