@@ -55,6 +55,75 @@ pub struct BenchResult {
     /// How well the watched means were known at the end, when the run was to go on until they were; `None` otherwise.
     #[serde(default)]
     pub precision: Option<Vec<PrecisionReport>>,
+    /// Gaps, stalls and fluidity of the streams; `None` without token events.
+    #[serde(default)]
+    pub smoothness: Option<StreamSmoothness>,
+    /// The server's own times per request, and what the client saw on top; `None` when the server sent none.
+    #[serde(default)]
+    pub server_times: Option<ServerTimes>,
+    /// Percentiles in which failures count as +∞.
+    #[serde(default)]
+    pub latency_with_failures_ms: Option<TailLatencies>,
+}
+
+/// Smoothness of the streams: what goodput cannot see.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct StreamSmoothness {
+    /// Largest gap between token-bearing events, per request.
+    pub max_gap_ms: Quantiles,
+    /// A gap above this is a stall.
+    pub stall_threshold_ms: f64,
+    /// Stalls / gaps (0–1).
+    pub stall_share: f64,
+    /// Share of token deadlines met, per request (0–1); `None` without a request SLO on TTFT and TPOT (or ITL).
+    pub fluidity: Option<Quantiles>,
+}
+
+/// What the server says about its own times per request, and the residual: client − server.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct ServerTimes {
+    /// In the server's queue.
+    pub queue_ms: Quantiles,
+    /// From the server's receipt to the first token.
+    pub ttft_ms: Quantiles,
+    /// Mean time per token after the first, per request.
+    pub itl_ms: Quantiles,
+    /// From the server's receipt to the last token.
+    pub e2e_ms: Quantiles,
+    /// The client's TTFT minus the server's.
+    pub ttft_residual_ms: Quantiles,
+    /// The client's E2E minus the server's.
+    pub e2e_residual_ms: Quantiles,
+}
+
+/// Nearest-rank percentiles over everything scheduled in the window, failures as +∞, censored requests left out.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct TailLatencies {
+    /// t_first − t_send.
+    pub ttft: Tail,
+    /// t_first − t_sched.
+    pub ttft_sched: Tail,
+    /// t_last − t_send.
+    pub e2e: Tail,
+    /// t_last − t_sched.
+    pub e2e_sched: Tail,
+}
+
+/// One set of percentiles in which failures count. `None` is a failed request (or no request at all: `n` is 0 then).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Tail {
+    /// Median, nearest rank as all here.
+    pub p50: Option<f64>,
+    /// 90th percentile.
+    pub p90: Option<f64>,
+    /// 95th percentile.
+    pub p95: Option<f64>,
+    /// 99th percentile.
+    pub p99: Option<f64>,
+    /// Requests, failures included.
+    pub n: u64,
+    /// Of these, failed.
+    pub failed: u64,
 }
 
 /// Counts over the measured window.
@@ -150,8 +219,14 @@ pub struct Latencies {
 /// The client's own error.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct ClientQuality {
-    /// t_send (or slot wait start) minus t_sched: how late the client itself was.
+    /// t_send − t_sched less slot wait and connect: how late the client itself was.
     pub lateness_ms: Quantiles,
+    /// Waiting for a concurrency slot: the experiment's doing.
+    #[serde(default)]
+    pub slot_wait_ms: Quantiles,
+    /// Opening a connection, zero for requests that found one: the network's doing.
+    #[serde(default)]
+    pub connect_ms: Quantiles,
     /// CPU seconds (user + system) of the load threads.
     pub cpu_s: f64,
     /// Load threads.

@@ -136,6 +136,12 @@ pub const METRIC_DOCS: &[MetricDoc] = &[
         "How late the client itself was, over every request sent in the window. Waiting for a concurrency slot (t_slot − t_sched) is the experiment's doing, opening a connection (t_conn1 − t_conn0) the network's; neither is in it.",
     ),
     doc(
+        "client.slot_wait_ms, client.connect_ms",
+        "ms",
+        "t_slot − t_sched; t_conn1 − t_conn0",
+        "The other two parts of t_send − t_sched, over the same requests; with `client.lateness_ms` they add up to it. A request that found an open connection has a connect of zero.",
+    ),
+    doc(
         "client.cpu_s",
         "s",
         "user + system time of the load threads",
@@ -150,8 +156,44 @@ pub const METRIC_DOCS: &[MetricDoc] = &[
     doc(
         "steady",
         "",
-        "first to last instant with all N slots busy",
-        "Closed loops only. Absent when the mean in-flight count in between is below 90 % of the slots, and for other loads. Its latencies are those of requests sent inside it.",
+        "closed loop: first to last instant with all N slots busy; other loads: from where MSER-5 cuts the start to the end of the window",
+        "Closed loops: absent when the mean in-flight count in between is below 90 % of the slots. Other loads: the in-flight count (means over 200 parts) loses its start by MSER-5; absent when that is more than half of the window, when the rest still has a trend (99 %, more than a tenth of the mean and half a request), or when it is shorter than ten mean request times. Its latencies are those of requests sent inside it.",
+    ),
+    doc(
+        "smoothness.max_gap_ms",
+        "ms",
+        "max of t_k − t_{k−1} per request",
+        "The worst pause of each successful stream.",
+    ),
+    doc(
+        "smoothness.stall_share, smoothness.stall_threshold_ms",
+        "0–1, ms",
+        "gaps above the threshold / gaps",
+        "The threshold is the request SLO's `itl_ms`, else its `tpot_ms`, else five median gaps of this run; it is printed beside the share.",
+    ),
+    doc(
+        "smoothness.fluidity",
+        "0–1",
+        "deadlines met / (met + missed) per request",
+        "Fluidity index (Etalon, arXiv 2407.07000). The first token is due `ttft_ms` after the send, each further one `tpot_ms` (else `itl_ms`) after the one before; early tokens leave slack. A late token misses its own deadline and every further one that has passed, and the deadlines start anew from it. Absent without these limits. Tokens of one event arrive together.",
+    ),
+    doc(
+        "server_times.queue_ms, server_times.ttft_ms, server_times.itl_ms, server_times.e2e_ms",
+        "ms",
+        "as the server reports them per request",
+        "vLLM with `--enable-per-request-metrics`, SGLang's `meta_info`, llama.cpp's `timings`. TTFT and E2E run from the server's receipt of the request, its queue included (vLLM: queue_time_ms is added to its own). Absent when the server sends none.",
+    ),
+    doc(
+        "server_times.ttft_residual_ms, server_times.e2e_residual_ms",
+        "ms",
+        "client − server, per request",
+        "Network, HTTP layers on both sides and the client's own delay. Negative values mean that two clocks or two definitions differ.",
+    ),
+    doc(
+        "latency_with_failures_ms",
+        "ms",
+        "nearest rank over completed and failed requests, failures as +∞",
+        "Percentiles of `ttft`, `ttft_sched`, `e2e`, `e2e_sched` in which failures are not left out. Null is a percentile that is a failed request. Censored requests are left out.",
     ),
     doc(
         "server.preemptions, generation_tokens, prompt_tokens, requests_finished",

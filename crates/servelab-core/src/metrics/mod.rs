@@ -2,11 +2,14 @@
 //! formulas are documented in [`METRIC_DOCS`], from which the documentation page is generated. Whether the numbers deserve
 //! belief is decided in `verdict`.
 
+mod compared;
 mod docs;
 mod quantile;
 mod records;
 mod repeats;
 mod server;
+mod smoothness;
+mod stationarity;
 mod summary;
 #[cfg(test)]
 mod tests;
@@ -20,6 +23,7 @@ pub use quantile::{
 pub use records::{RecordSlices, Records, gaps};
 pub use repeats::{RepeatStats, Told, told_apart};
 pub use server::{CounterInterval, counter_interval, counter_resets, server_summary};
+pub use smoothness::{Deadlines, fluidity};
 pub use summary::{
     Attainment, ClientUsage, MetricsInput, RequestSlo, Smoothness, attainment, meets_limits, smoothness, summarise,
 };

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::result::{QuantileIntervals, Quantiles};
+use crate::result::{QuantileIntervals, Quantiles, Tail};
 
 /// The `p`-quantile (0–1) of ascending samples by linear interpolation between order statistics: numpy's default, type 7.
 /// `None` without samples or with `p` outside 0–1.
@@ -14,13 +14,17 @@ pub fn quantile_linear(sorted: &[f64], p: f64) -> Option<f64> {
 /// The nearest-rank `p`-quantile (0–1) when `failed` further samples count as +∞: what a percentile is worth to users
 /// whose requests failed. `None` without any sample or with `p` outside 0–1.
 pub fn quantile_nearest_with_failures(sorted: &[f64], failed: u64, p: f64) -> Option<f64> {
-    let n = sorted.len() as u64 + failed;
+    let rank = nearest_rank(sorted.len() as u64 + failed, p)?;
+    Some(usize::try_from(rank - 1).ok().and_then(|idx| sorted.get(idx).copied()).unwrap_or(f64::INFINITY))
+}
+
+/// 1-based rank of the `p`-quantile of `n` samples.
+fn nearest_rank(n: u64, p: f64) -> Option<u64> {
     if n == 0 || !(0.0..=1.0).contains(&p) {
         return None;
     }
     // 1e-9: p·n such as 0.95 × 20 must not climb a whole rank because of its last binary digit.
-    let rank = ((p * n as f64 - 1e-9).ceil() as u64).clamp(1, n);
-    Some(usize::try_from(rank - 1).ok().and_then(|idx| sorted.get(idx).copied()).unwrap_or(f64::INFINITY))
+    Some(((p * n as f64 - 1e-9).ceil() as u64).clamp(1, n))
 }
 
 /// Order-statistic ranks (1-based, inclusive) between which the true `p`-quantile of `n` independent samples lies with at
@@ -124,6 +128,31 @@ impl Samples {
     pub fn count(&self) -> u64 {
         let exact = self.values.iter().map(|(_, weight)| *weight);
         exact.chain(self.bins.values().map(|bin| bin.weight)).fold(0, u64::saturating_add)
+    }
+
+    /// Samples above a limit, weights counted; those counted together with others are taken for their mean.
+    pub(super) fn count_above(&self, limit: f64) -> u64 {
+        let exact = self.values.iter().filter(|(value, _)| *value > limit).map(|(_, weight)| *weight);
+        let bins = self.bins.values().filter(|bin| bin.sum / bin.weight as f64 > limit).map(|bin| bin.weight);
+        exact.chain(bins).fold(0, u64::saturating_add)
+    }
+
+    /// Nearest-rank percentiles when `failed` further samples count as +∞.
+    pub(super) fn tail(&self, failed: u64) -> Tail {
+        let mut values = self.values.clone();
+        values.extend(self.bins.values().map(|bin| (bin.sum / bin.weight as f64, bin.weight)));
+        values.sort_by(|a, b| a.0.total_cmp(&b.0));
+        let n = self.count().saturating_add(failed);
+        let at = |p: f64| {
+            let rank = nearest_rank(n, p)?;
+            let mut seen = 0;
+            values.iter().find(|(_, weight)| {
+                seen += weight;
+                seen >= rank
+            })
+        };
+        let value = |p: f64| at(p).map(|(value, _)| *value);
+        Tail { p50: value(0.5), p90: value(0.9), p95: value(0.95), p99: value(0.99), n, failed }
     }
 
     /// Sorts and summarises. The confidence intervals treat the samples as independent; repeated samples count with

@@ -3,15 +3,18 @@
 
 use std::collections::BTreeMap;
 
+use super::compared::{QueueParts, ServerTimesSum};
 use super::quantile::Samples;
 use super::records::{Records, gaps};
 use super::server::server_summary;
+use super::smoothness::SmoothnessSum;
+use super::stationarity::steady_span;
 use super::timing::{ClientQueue, Outcome, RequestTimes, outcome, request_in_window};
 use super::window::{InFlight, ThroughputSum};
 use crate::record::{ClockEpoch, EventRecord, PromSample, RequestRecord};
 use crate::result::{
     BenchResult, ClientQuality, Latencies, Quantiles, RESULT_SCHEMA_VERSION, RequestCounts, Severity, SteadyWindow,
-    Verdict, VerdictReason,
+    TailLatencies, Verdict, VerdictReason,
 };
 
 /// Limits that a request must meet to be good, milliseconds. A limit that is `None` is always met.
@@ -62,7 +65,7 @@ pub struct MetricsInput<'a> {
     pub window_end_ns: i64,
     /// Request SLO; goodput is absent without one.
     pub slo: Option<RequestSlo>,
-    /// Slots of a closed loop; `None` for other loads, whose steady part is not looked for.
+    /// Slots of a closed loop; `None` for other loads, whose steady part is found by stationarity.
     pub closed_loop_slots: Option<u32>,
     /// The client's own resources.
     pub client: ClientUsage,
@@ -77,7 +80,9 @@ pub fn summarise(input: &MetricsInput<'_>) -> BenchResult {
     let mut token_source = BTreeMap::new();
     let (mut input_tokens, mut output_tokens) = (0_u64, 0_u64);
     let (mut n_gaps, mut n_zero_gaps) = (0_u64, 0_u64);
-    let mut lateness = Samples::default();
+    let mut queue_parts = QueueParts::default();
+    let mut smoothness = SmoothnessSum::new(input.slo);
+    let mut server_times = ServerTimesSum::default();
     let mut throughput = ThroughputSum::new(start_ns, end_ns);
     let mut latencies = LatencySamples::default();
     let mut attained = Attainment::default();
@@ -90,7 +95,7 @@ pub fn summarise(input: &MetricsInput<'_>) -> BenchResult {
         counts.scheduled += 1;
         if let Some(queue) = ClientQueue::of(request) {
             counts.sent += 1;
-            lateness.push(millis(queue.lateness_ns));
+            queue_parts.push(queue);
         }
         if let Some(slo) = input.slo {
             attained.add(request, events, slo);
@@ -103,6 +108,8 @@ pub fn summarise(input: &MetricsInput<'_>) -> BenchResult {
                 let source = request.token_source.map_or("unknown", |source| source.name());
                 *token_source.entry(source.to_owned()).or_default() += 1;
                 latencies.add(request, events);
+                smoothness.add(request, events);
+                server_times.add(request);
                 for (gap_ns, _) in gaps(events) {
                     n_gaps += 1;
                     n_zero_gaps += u64::from(gap_ns == 0);
@@ -116,6 +123,9 @@ pub fn summarise(input: &MetricsInput<'_>) -> BenchResult {
         }
     });
     in_flight.sort();
+    let latency_with_failures_ms = latencies.with_failures(counts.failed);
+    let smoothness = smoothness.summary(&latencies.icl);
+    let latency_ms = latencies.distributions();
     let client = &input.client;
     let busy_s = client.busy_s.map(|busy_s| busy_s * f64::from(client.threads)).filter(|busy_s| *busy_s > 0.0);
     BenchResult {
@@ -133,9 +143,12 @@ pub fn summarise(input: &MetricsInput<'_>) -> BenchResult {
             .map(|_| attained.met as f64 / seconds(start_ns, end_ns))
             .filter(|rate| rate.is_finite()),
         concurrency: in_flight.over(start_ns, end_ns),
-        latency_ms: latencies.distributions(),
+        steady: steady(input, &in_flight, latency_ms.e2e.mean),
+        latency_ms,
         client: ClientQuality {
-            lateness_ms: lateness.quantiles(),
+            lateness_ms: queue_parts.lateness.quantiles(),
+            slot_wait_ms: queue_parts.slot_wait.quantiles(),
+            connect_ms: queue_parts.connect.quantiles(),
             cpu_s: client.cpu_s,
             threads: client.threads,
             canary_ttft_error_ms: canary(client.canary_ttft_error_ms.as_deref()),
@@ -145,11 +158,13 @@ pub fn summarise(input: &MetricsInput<'_>) -> BenchResult {
             zero_gap_share: (n_gaps > 0).then(|| n_zero_gaps as f64 / n_gaps as f64),
             spread_s: client.spread_s,
         },
-        steady: steady(input, &in_flight),
         verdict: not_judged(),
         server: (!input.prom.is_empty()).then(|| server_summary(input.prom, start_ns, end_ns)),
         shards: None,
         precision: None,
+        smoothness,
+        server_times: server_times.summary(),
+        latency_with_failures_ms: Some(latency_with_failures_ms),
     }
 }
 
@@ -263,6 +278,15 @@ impl LatencySamples {
         }
     }
 
+    fn with_failures(&self, failed: u64) -> TailLatencies {
+        TailLatencies {
+            ttft: self.ttft.tail(failed),
+            ttft_sched: self.ttft_sched.tail(failed),
+            e2e: self.e2e.tail(failed),
+            e2e_sched: self.e2e_sched.tail(failed),
+        }
+    }
+
     fn distributions(self) -> Latencies {
         Latencies {
             ttft: self.ttft.quantiles(),
@@ -278,9 +302,12 @@ impl LatencySamples {
     }
 }
 
-fn steady(input: &MetricsInput<'_>, in_flight: &InFlight) -> Option<SteadyWindow> {
-    let slots = input.closed_loop_slots.filter(|slots| *slots > 0)?;
-    let (start_ns, end_ns) = in_flight.busy_span(input.window_start_ns, input.window_end_ns, slots)?;
+fn steady(input: &MetricsInput<'_>, in_flight: &InFlight, mean_e2e_ms: Option<f64>) -> Option<SteadyWindow> {
+    let (window_start_ns, window_end_ns) = (input.window_start_ns, input.window_end_ns);
+    let (start_ns, end_ns) = match input.closed_loop_slots.filter(|slots| *slots > 0) {
+        Some(slots) => in_flight.busy_span(window_start_ns, window_end_ns, slots)?,
+        None => steady_span(in_flight, window_start_ns, window_end_ns, mean_e2e_ms? * 1e6)?,
+    };
     let sent_inside = |request: &RequestRecord| request.t_send.is_some_and(|t| start_ns <= t && t <= end_ns);
     let mut throughput = ThroughputSum::new(start_ns, end_ns);
     let mut latencies = LatencySamples::default();

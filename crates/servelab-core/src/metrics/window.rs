@@ -57,6 +57,24 @@ impl InFlight {
         Concurrency { mean, max: u64::try_from(max).unwrap_or(0) }
     }
 
+    /// Time means over `n` equal parts of the interval, in one pass.
+    pub(super) fn means(&self, start_ns: i64, end_ns: i64, n: usize) -> Vec<f64> {
+        let length = end_ns.saturating_sub(start_ns) as f64 / n as f64;
+        let mut sums = vec![0.0; n];
+        if length <= 0.0 {
+            return sums;
+        }
+        for (from, to, count) in self.pieces(start_ns, end_ns) {
+            let (from, to) = ((from - start_ns) as f64 / length, (to - start_ns) as f64 / length);
+            let (first, last) = (from.floor() as usize, (to.ceil() as usize).min(n));
+            for (part, sum) in sums.iter_mut().enumerate().take(last).skip(first) {
+                let overlap = to.min(part as f64 + 1.0) - from.max(part as f64);
+                *sum += overlap.max(0.0) * count as f64;
+            }
+        }
+        sums
+    }
+
     /// First and last instant inside the interval at which at least `slots` requests were in flight, when the slots were
     /// kept busy in between. Single gaps are hand-overs from one request to the next; a mean below 90 % is not steady.
     pub fn busy_span(&self, start_ns: i64, end_ns: i64, slots: u32) -> Option<(i64, i64)> {

@@ -8,6 +8,8 @@ use crate::http1::{Head, ResponseParser};
 use crate::sse::Scanner;
 
 #[cfg(test)]
+mod definition_tests;
+#[cfg(test)]
 mod dialect_tests;
 pub mod event;
 #[cfg(test)]

@@ -58,6 +58,9 @@ fn result(outcome: &Outcome) -> BenchResult {
         server: None,
         shards: None,
         precision: None,
+        smoothness: None,
+        server_times: None,
+        latency_with_failures_ms: None,
     }
 }
 
