@@ -375,6 +375,7 @@ fn not_steady() {
     assert_eq!(has(&verdict, "not_steady"), None);
     let (requests, events) = records(|_| 100);
     let (mut result, found) = summed(&requests, &events);
+    result.steady = None;
     let verdict = judge(&CellEvidence::new(&result, &closed, found.clone()));
     assert_eq!(has(&verdict, "not_steady"), Some(Severity::Warning));
     result.steady = Some(crate::result::SteadyWindow {
