@@ -3,7 +3,9 @@
 
 pub mod error;
 pub mod et;
+mod gzip;
 pub mod input;
+pub mod kineto;
 pub mod model;
 pub mod names;
 pub mod nsys;
