@@ -1,8 +1,6 @@
 //! Folds events into a [`RankTrace`] while they are scanned: device events, launches, step markers and host-side
 //! communication are kept, everything else is counted and forgotten.
 
-use std::collections::HashMap;
-
 use super::args::{call_correlation, device, element_bytes, matmul_flops};
 use super::header::header;
 use super::number::integer;
@@ -11,6 +9,9 @@ use crate::model::{Collective, DeviceEvent, DeviceKind, HostCall, Lane, Launch, 
 use crate::names::NameId;
 use crate::steps;
 use crate::taxonomy::Taxonomy;
+
+/// Categories that are counted; real traces have about twenty.
+const MAX_CATEGORIES: usize = 64;
 
 /// Categories that are looked at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -72,7 +73,8 @@ pub struct Folder<'a> {
     trace: RankTrace,
     /// By number of the name; runtime calls and operators have different names.
     roles: Vec<Role>,
-    counts: HashMap<Vec<u8>, u64>,
+    /// Events by category: a dozen, and neighbours are often alike, so a list with the last ones in front is fastest.
+    counts: Vec<(Vec<u8>, u64)>,
     /// Step markers seen on the device, used when the host's are missing.
     device_markers: Vec<Marker>,
 }
@@ -83,7 +85,7 @@ impl<'a> Folder<'a> {
             taxonomy,
             trace: RankTrace::default(),
             roles: Vec::new(),
-            counts: HashMap::new(),
+            counts: Vec::new(),
             device_markers: Vec::new(),
         }
     }
@@ -99,11 +101,18 @@ impl<'a> Folder<'a> {
     }
 
     fn count(&mut self, cat: &[u8]) {
-        match self.counts.get_mut(cat) {
-            Some(count) => *count += 1,
-            None => {
-                self.counts.insert(cat.to_vec(), 1);
+        match self.counts.iter().position(|(known, _)| known == cat) {
+            Some(idx) => {
+                if let Some((_, count)) = self.counts.get_mut(idx) {
+                    *count += 1;
+                }
+                if idx > 0 {
+                    self.counts.swap(idx - 1, idx);
+                }
             }
+            // A file that gives every event a category of its own must not cost memory or time without end.
+            None if self.counts.len() >= MAX_CATEGORIES => {}
+            None => self.counts.push((cat.to_vec(), 1)),
         }
     }
 

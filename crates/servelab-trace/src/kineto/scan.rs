@@ -316,6 +316,12 @@ fn time_value(text: &[u8], at: usize) -> Walk<(Option<i64>, usize)> {
         let (inside, end) = string(text, at)?;
         return Ok((nanos(inside).filter(|(_, used)| *used == inside.len()).map(|(value, _)| value), end));
     }
+    // The common case in one go: a number, then a delimiter.
+    if let Some((value, used)) = nanos(text.get(at..).unwrap_or_default())
+        && matches!(text.get(at + used), Some(b',' | b'}' | b'\n' | b' ' | b'\r'))
+    {
+        return Ok((Some(value), at + used));
+    }
     let end = value_end(text, at)?;
     let value = text.get(at..end).unwrap_or_default();
     Ok((nanos(value).filter(|(_, used)| *used == value.len()).map(|(value, _)| value), end))
