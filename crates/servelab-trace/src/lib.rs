@@ -6,6 +6,8 @@ pub mod et;
 mod gzip;
 pub mod input;
 pub mod kineto;
+pub mod load;
+pub mod metrics;
 pub mod model;
 pub mod names;
 pub mod nsys;

@@ -12,6 +12,7 @@ mod status;
 #[cfg(test)]
 mod testing;
 mod text;
+mod trace;
 
 pub use bench::bench_text;
 pub use commands::HowToRun;
@@ -21,3 +22,4 @@ pub use report::{
     CompareRequest, DEFAULT_OBJECTIVE, Objective, ReportInput, answer_txt, metric, report_md, report_txt,
 };
 pub use status::{JobLine, StatusInput, status_text};
+pub use trace::{trace_metrics_text, trace_summary_text};

@@ -45,6 +45,8 @@ pub(crate) enum Command {
     Report(commands::report::ReportArgs),
     /// Serve a simulated vLLM over HTTP
     Sim(commands::sim::SimArgs),
+    /// Read profiler traces: summary, metrics
+    Trace(commands::trace::TraceArgs),
     /// Explain a verdict or failure code
     Explain(commands::explain::ExplainArgs),
     /// Print a shell completion script
@@ -156,6 +158,7 @@ fn dispatch(command: Command, ui: Ui) -> Result<ExitCode, CommandError> {
         Command::Logs(args) => commands::logs::logs(&args, ui),
         Command::Report(args) => commands::report::report(&args, ui),
         Command::Sim(args) => commands::sim::sim(args, ui),
+        Command::Trace(args) => commands::trace::trace(&args, ui),
         Command::Explain(args) => commands::explain::explain(&args, ui),
         Command::Completions(args) => commands::docs::completions(&args, &mut Cli::command(), ui),
         Command::Man(args) => commands::docs::man(&args, Cli::command(), ui),

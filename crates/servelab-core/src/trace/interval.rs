@@ -124,3 +124,60 @@ impl IntervalSet {
         Some(Interval::new(self.parts.first()?.start, self.parts.last()?.end))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn set(parts: &[(i64, i64)]) -> IntervalSet {
+        parts.iter().map(|(start, length)| Interval::new(*start, start + length)).collect()
+    }
+
+    /// The brute force: one element a nanosecond.
+    fn points(parts: &[(i64, i64)]) -> BTreeSet<i64> {
+        parts.iter().flat_map(|(start, length)| *start..start + length).collect()
+    }
+
+    fn points_of(set: &IntervalSet) -> BTreeSet<i64> {
+        set.parts().iter().flat_map(|part| part.start..part.end).collect()
+    }
+
+    fn is_tidy(set: &IntervalSet) -> bool {
+        set.parts().iter().all(|part| !part.is_empty())
+            && set.parts().windows(2).all(|pair| pair[0].end < pair[1].start)
+    }
+
+    fn parts() -> impl Strategy<Value = Vec<(i64, i64)>> {
+        prop::collection::vec((-40_i64..40, -2_i64..12), 0..12)
+    }
+
+    proptest! {
+        #[test]
+        fn algebra_is_what_counting_nanoseconds_says(a in parts(), b in parts()) {
+            let (x, y) = (set(&a), set(&b));
+            let (px, py) = (points(&a), points(&b));
+            for (found, expected) in [
+                (x.union(&y), px.union(&py).copied().collect::<BTreeSet<_>>()),
+                (x.intersect(&y), px.intersection(&py).copied().collect()),
+                (x.subtract(&y), px.difference(&py).copied().collect()),
+            ] {
+                prop_assert!(is_tidy(&found), "{:?}", found);
+                prop_assert_eq!(found.length(), i64::try_from(expected.len()).unwrap());
+                prop_assert_eq!(points_of(&found), expected);
+            }
+            prop_assert_eq!(x.hull().map(|hull| (hull.start, hull.end - 1)), px.first().copied().zip(px.last().copied()));
+            prop_assert_eq!(x.is_empty(), px.is_empty());
+        }
+    }
+
+    #[test]
+    fn extremes_do_not_overflow() {
+        let all = IntervalSet::from_iter([Interval::new(i64::MIN, i64::MAX)]);
+        assert_eq!(Interval::new(i64::MIN, i64::MAX).length(), i64::MAX);
+        assert_eq!(all.subtract(&all).length(), 0);
+    }
+}

@@ -1,6 +1,7 @@
 //! Records of what profiler traces say: metrics with a value or the reason for its absence, communication and kernel
 //! families, collectives, steps, provenance. Readers live in `servelab-trace`, texts in `servelab-view`; both meet here.
 
+pub mod catalogue;
 pub mod interval;
 
 use std::collections::BTreeMap;

@@ -15,3 +15,4 @@ pub(crate) mod select;
 pub(crate) mod sim;
 pub(crate) mod status;
 pub(crate) mod stored;
+pub(crate) mod trace;
