@@ -12,13 +12,19 @@ use crate::input::{Format, Input, rank_by_name};
 use crate::kineto;
 use crate::metrics::{RankAnalysis, analyse, report};
 use crate::model::RankTrace;
+use crate::nsys;
 use crate::taxonomy::Taxonomy;
 
 /// Reads one file; a file may hold several ranks.
 pub fn read_file(input: &Input, taxonomy: &Taxonomy) -> Result<Vec<RankTrace>, TraceError> {
     match input.format {
         Format::Kineto => Ok(vec![kineto::read(input, taxonomy)?]),
-        Format::Nsys | Format::ExecutionTrace | Format::TimingStats => Ok(Vec::new()),
+        Format::Nsys => nsys::read(&input.path).map_err(|error| {
+            let hint = error.hint().map(|hint| format!("; {hint}")).unwrap_or_default();
+            TraceError::NotATrace { path: input.path.clone(), reason: format!("{error}{hint}") }
+        }),
+        // These hold no device events; `compare`, `card` and the linking of operators read them.
+        Format::ExecutionTrace | Format::TimingStats => Ok(Vec::new()),
     }
 }
 
@@ -63,6 +69,12 @@ pub fn read_all<T: Send>(
 /// The report over all inputs.
 pub fn measure(inputs: &[Input], taxonomy: &Taxonomy, threads: usize) -> Result<TraceReport, TraceError> {
     let mut ranks = read_all(inputs, taxonomy, threads, |trace| analyse(&trace, taxonomy))?;
+    if ranks.is_empty() {
+        let path = inputs.first().map(|input| input.path.clone()).unwrap_or_default();
+        let found: Vec<&str> = inputs.iter().map(|input| input.format.name()).collect();
+        let reason = format!("only {} was found, which holds no device events", found.join(", "));
+        return Err(TraceError::NotATrace { path, reason });
+    }
     let dropped = assign_ranks(&mut ranks);
     let mut out = report(&ranks, taxonomy);
     out.warnings.extend(dropped);

@@ -1,6 +1,8 @@
 //! What `servelab trace` prints: where the time of a run went, and every metric with its value or the reason for its
 //! absence.
 
+use std::collections::BTreeSet;
+
 use servelab_core::trace::catalogue::TRACE_METRICS;
 use servelab_core::trace::{CommFamily, Metric, Place, TraceReport};
 
@@ -104,7 +106,8 @@ pub fn trace_summary_text(report: &TraceReport, width: Option<usize>) -> String 
 }
 
 fn head(report: &TraceReport) -> Vec<(&'static str, String)> {
-    let files = report.inputs.len() as u64;
+    let paths: BTreeSet<&str> = report.inputs.iter().map(|input| input.path.as_str()).collect();
+    let files = paths.len() as u64;
     let events: u64 = report.inputs.iter().map(|input| input.events).sum();
     let bytes: u64 = report.inputs.iter().map(|input| input.text_bytes).sum();
     #[expect(clippy::cast_precision_loss, reason = "four digits are shown")]
