@@ -2,11 +2,13 @@
 //! between requests of one user (think time), and how a closed loop begins. Data, checks and arithmetic only; drawing
 //! instants from seeds is `servelab-load`'s business.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::str::FromStr;
 
-use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::de::{self, MapAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
 
 #[cfg(test)]
 mod tests;
@@ -202,8 +204,9 @@ impl FromStr for Ramp {
     }
 }
 
-/// Pause between the end of one answer and the next request of the same user.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
+/// Pause between the end of one answer and the next request of the same user. Files may write a constant one as a plain
+/// number.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Think {
     /// Always so many seconds; 0 is no pause.
@@ -229,6 +232,66 @@ impl Think {
         match self {
             Self::Constant(seconds) | Self::Exponential(seconds) => *seconds,
         }
+    }
+}
+
+impl<'de> Deserialize<'de> for Think {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct ThinkVisitor;
+        impl<'de> Visitor<'de> for ThinkVisitor {
+            type Value = Think;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("seconds, or `{exponential: SECONDS}`")
+            }
+
+            fn visit_f64<E: de::Error>(self, seconds: f64) -> Result<Think, E> {
+                Ok(Think::Constant(seconds))
+            }
+
+            fn visit_u64<E: de::Error>(self, seconds: u64) -> Result<Think, E> {
+                Ok(Think::Constant(seconds as f64))
+            }
+
+            fn visit_i64<E: de::Error>(self, seconds: i64) -> Result<Think, E> {
+                Ok(Think::Constant(seconds as f64))
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut access: A) -> Result<Think, A::Error> {
+                let mut found = None;
+                while let Some(key) = access.next_key::<String>()? {
+                    let think = match key.as_str() {
+                        "constant" => Think::Constant(access.next_value()?),
+                        "exponential" => Think::Exponential(access.next_value()?),
+                        other => return Err(de::Error::unknown_field(other, &["constant", "exponential"])),
+                    };
+                    if found.replace(think).is_some() {
+                        return Err(de::Error::custom("expected one of `constant` and `exponential`, found both"));
+                    }
+                }
+                found.ok_or_else(|| de::Error::missing_field("exponential"))
+            }
+        }
+        deserializer.deserialize_any(ThinkVisitor)
+    }
+}
+
+impl JsonSchema for Think {
+    fn schema_name() -> Cow<'static, str> {
+        "Think".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        let one = |key: &str| {
+            json_schema!({
+                "type": "object", "additionalProperties": false, "required": [key],
+                "properties": {key: {"type": "number", "minimum": 0}}
+            })
+        };
+        json_schema!({
+            "description": "Pause in seconds: always the same, or exponentially distributed around a mean.",
+            "anyOf": [{"type": "number", "minimum": 0}, one("constant"), one("exponential")]
+        })
     }
 }
 

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::ids::{CellId, PointId};
+use crate::pacing::{Ramp, StartMode, Think};
 
 /// Version of `plan.json` and of `plan --json`.
 pub const PLAN_SCHEMA_VERSION: u32 = 1;
@@ -180,6 +181,12 @@ pub enum Load {
     Closed {
         /// Requests in flight.
         concurrency: u32,
+        /// Pause of a slot between the end of one request and the next, if any.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        think_s: Option<Think>,
+        /// How the first requests are sent, if not spread over one mean request time.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        start: Option<StartMode>,
     },
     /// Arrivals that do not wait for answers.
     Open {
@@ -187,6 +194,24 @@ pub enum Load {
         rate_per_s: f64,
         /// `poisson`, `constant` or `gamma:SHAPE`.
         arrival: String,
+        /// Cap on requests in flight, if any.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        max_concurrency: Option<u32>,
+    },
+    /// Arrivals that do not wait for answers, at a rate that changes.
+    Ramp {
+        /// Mean arrival rate over time.
+        ramp: Ramp,
+        /// `poisson`, `constant` or `gamma:SHAPE`.
+        arrival: String,
+        /// Cap on requests in flight, if any.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        max_concurrency: Option<u32>,
+    },
+    /// The instants of the workload's trace.
+    Replay {
+        /// So many times as fast as recorded.
+        speed: f64,
         /// Cap on requests in flight, if any.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         max_concurrency: Option<u32>,
@@ -203,11 +228,33 @@ pub enum Load {
 }
 
 impl Load {
-    /// The level's value in tables: concurrency, rate or batch size.
+    /// A closed loop without pauses that starts in the usual way.
+    pub fn closed(concurrency: u32) -> Self {
+        Self::Closed { concurrency, think_s: None, start: None }
+    }
+
+    /// Slots of a closed loop that should all be busy: none where they pause, and none in an open loop.
+    pub fn busy_slots(&self) -> Option<u32> {
+        match self {
+            Self::Closed { concurrency, think_s, .. } if think_s.is_none_or(|think| think.mean_s() <= 0.0) => {
+                Some(*concurrency)
+            }
+            _ => None,
+        }
+    }
+
+    /// Do requests arrive without waiting for answers?
+    pub fn is_open(&self) -> bool {
+        matches!(self, Self::Open { .. } | Self::Ramp { .. } | Self::Replay { .. })
+    }
+
+    /// The level's value in tables: concurrency, rate (the highest of a ramp), speed of a replay, or batch size.
     pub fn value(&self) -> f64 {
         match self {
-            Self::Closed { concurrency } => f64::from(*concurrency),
+            Self::Closed { concurrency, .. } => f64::from(*concurrency),
             Self::Open { rate_per_s, .. } => *rate_per_s,
+            Self::Ramp { ramp, .. } => ramp.peak_per_s(),
+            Self::Replay { speed, .. } => *speed,
             Self::Offline { batch_size, .. } => f64::from(*batch_size),
         }
     }
@@ -217,6 +264,8 @@ impl Load {
         match self {
             Self::Closed { .. } => "closed",
             Self::Open { .. } => "open",
+            Self::Ramp { .. } => "ramp",
+            Self::Replay { .. } => "replay",
             Self::Offline { .. } => "offline",
         }
     }
@@ -224,7 +273,13 @@ impl Load {
     /// A few words for people: `closed 16`, `open 2/s poisson`.
     pub fn describe(&self) -> String {
         match self {
-            Self::Closed { concurrency } => format!("closed {concurrency}"),
+            Self::Closed { concurrency, think_s, start } => {
+                let think = think_s.map(|think| format!(", think {think}")).unwrap_or_default();
+                let start = start.map(|start| format!(", start {start}")).unwrap_or_default();
+                format!("closed {concurrency}{think}{start}")
+            }
+            Self::Ramp { ramp, arrival, .. } => format!("ramp {ramp} {arrival}"),
+            Self::Replay { speed, .. } => format!("replay ×{speed}"),
             Self::Open { rate_per_s, arrival, .. } => format!("open {rate_per_s}/s {arrival}"),
             Self::Offline { batch_size, seq_len, max_tokens } => {
                 format!("offline {batch_size}×{seq_len}+{max_tokens}")
@@ -285,6 +340,8 @@ pub enum StopAt {
     Requests(u32),
     /// After this many seconds.
     DurationS(f64),
+    /// After the trace's last request.
+    TraceEnd,
     /// When the server is steady.
     Steady {
         /// Not before, seconds.

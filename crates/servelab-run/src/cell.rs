@@ -6,7 +6,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use servelab_core::metrics::counter_resets;
-use servelab_core::plan::{Load, PlannedCell, PlannedPoint};
+use servelab_core::plan::{PlannedCell, PlannedPoint};
 use servelab_core::result::{BenchResult, Severity};
 use servelab_core::state::CellState;
 use servelab_core::study::StopRule;
@@ -259,10 +259,7 @@ impl Bench<'_> {
         let options = SummaryOptions {
             prom: &scraped.samples,
             slo: self.options.slo,
-            closed_loop_slots: match load {
-                Load::Closed { concurrency } => Some(*concurrency),
-                _ => None,
-            },
+            closed_loop_slots: load.busy_slots(),
         };
         let (mut result, requests): (BenchResult, RequestEvidence) = records.summarise(outcome, options)?;
         let mut evidence = CellEvidence::new(&result, load, requests);

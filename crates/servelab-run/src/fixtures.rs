@@ -240,7 +240,7 @@ pub(crate) fn cell(point: &PlannedPoint, concurrency: u32, repeat: u32) -> Plann
         id: CellId::new(format!("{}-c{concurrency}-r{repeat}", point.id)),
         point: point.id.clone(),
         workload: "w".to_owned(),
-        load: Load::Closed { concurrency },
+        load: Load::closed(concurrency),
         repeat,
         settings: CellSettings {
             stop: StopAt::Requests(12),

@@ -1,35 +1,45 @@
-//! Prompts into requests: what `servelab-run` asks for before each server start. Every stream of prompts is named after
-//! its load level and repeat, so that points are paired (same prompts, same arrivals) and levels of one start are not.
+//! Workloads and loads into requests: what `servelab-run` asks for before each server start. Every stream of prompts is
+//! named after its load level and repeat, so that points are paired (same prompts, same arrivals) and levels of one start
+//! are not. Bodies are made while the load runs, by `feed`.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use serde_json::{Map, Value};
+use servelab_core::pacing::{Ramp, StartMode};
 use servelab_core::plan::{Load, Plan, PlannedCell, PlannedPoint, StopAt};
 use servelab_core::workload::{DEFAULT_BLOCK_SIZE, DatasetSpec, SynthSpec};
-use servelab_data::{DataError, Prompt, PromptBody, PromptSource, StreamRequest, Tokenizer};
-use servelab_load::arrivals::{self, Arrival, Extent};
-use servelab_load::{
-    BodyOptions, Endpoint, Pacing, Prepared, PreparedRequest, Prompt as WirePrompt, Spread, Stop, request_body,
-};
+use servelab_data::{DataError, PromptSource, StreamRequest, Tokenizer};
+use servelab_load::arrivals::{self, Arrival, Extent, Rate, Schedule};
+use servelab_load::{Endpoint, Pacing, Pauses, Spread, Stop};
 use servelab_run::{PrepareError, PreparedCell, RequestSource};
 
+use crate::feed::{Feed, Instants, Items, Wire};
 use crate::study_input::StudyInput;
 
 /// Fastest request that a timed closed loop is prepared for: this long, plus [`FASTEST_TOKEN_S`] per output token.
 const FASTEST_REQUEST_S: f64 = 0.02;
 /// See [`FASTEST_REQUEST_S`].
 const FASTEST_TOKEN_S: f64 = 0.002;
-/// Most requests prepared for one timed level; a run that uses them up says so.
+/// Most prompts over which one timed level meets a mix of lengths, and most that it takes from a file.
 const MOST_PREPARED: usize = 200_000;
-/// Warm-up and window prompts of one cell.
-type Drawn = (Vec<Prompt>, Vec<Prompt>);
 
 /// Makes requests out of a study's workloads.
 pub(crate) struct StudyRequests<'a> {
     input: &'a StudyInput,
     plan: &'a Plan,
     tokenizer: Arc<Tokenizer>,
+}
+
+/// What one cell sends, before its bodies are made.
+struct Drawn {
+    items: Items,
+    /// Items in it, as far as that is known.
+    n: usize,
+    /// Of a replay: recorded instant of the first request after the warm-up.
+    zero_ns: i64,
+    /// The form of the prompts; `None` for conversations.
+    has_messages: Option<bool>,
+    spec: DatasetSpec,
 }
 
 impl<'a> StudyRequests<'a> {
@@ -64,102 +74,88 @@ impl<'a> StudyRequests<'a> {
             }
         }
         for (spec, seed, reuse, cells) in groups {
-            let failed =
-                |error: DataError| PrepareError { code: data_code(&error).to_owned(), detail: error.to_string() };
-            let mut source = PromptSource::open(&spec, &self.input.folder, Arc::clone(&self.tokenizer), seed)
-                .map_err(failed)?
-                .with_reuse(reuse);
-            let mut streams = Vec::new();
+            let tokenizer = Arc::clone(&self.tokenizer);
+            let mut source =
+                PromptSource::open(&spec, &self.input.folder, tokenizer, seed).map_err(unusable)?.with_reuse(reuse);
+            let requests: Vec<StreamRequest> = cells
+                .iter()
+                .flat_map(|cell| {
+                    let stream = stream_name(cell);
+                    let longest = longest_output(&spec, cell.settings.output_max);
+                    let warmup = cell.settings.warmup_requests as usize;
+                    [
+                        StreamRequest::items(format!("{stream}/warmup"), warmup),
+                        StreamRequest::requests(format!("{stream}/window"), window_size(cell, longest)),
+                    ]
+                })
+                .collect();
+            let mut streams = source.streams(&requests).map_err(unusable)?.into_iter();
             for cell in &cells {
-                let stream = stream_name(cell);
-                let longest = self.longest_output(&spec, cell);
-                streams.push(StreamRequest {
-                    name: format!("{stream}/warmup"),
-                    n: cell.settings.warmup_requests as usize,
-                });
-                streams.push(StreamRequest { name: format!("{stream}/window"), n: window_size(cell, longest) });
-            }
-            let mut drawn = source.draw(&streams).map_err(failed)?.into_iter();
-            for cell in &cells {
-                if let (Some(warmup), Some(window)) = (drawn.next(), drawn.next()) {
-                    out.insert(cell.id.as_str().to_owned(), (warmup, window));
-                }
+                let (Some(warmup), Some(window)) = (streams.next(), streams.next()) else { continue };
+                out.insert(cell.id.as_str().to_owned(), drawn(&source, &spec, cell, warmup, window)?);
             }
         }
         Ok(out)
     }
 
-    fn longest_output(&self, spec: &DatasetSpec, cell: &PlannedCell) -> u32 {
-        let longest = spec.synth().map_or(256, |synth| synth.length_bounds().output.max);
-        cell.settings.output_max.map_or(longest, |max| max.min(longest))
-    }
-
-    fn prepared(
-        &self,
-        cell: &PlannedCell,
-        warmup: Vec<Prompt>,
-        window: Vec<Prompt>,
-        served_model: &str,
-    ) -> Result<PreparedCell, PrepareError> {
-        let endpoint = match cell.settings.endpoint.as_deref() {
-            Some("chat") => Endpoint::Chat,
-            Some(_) => Endpoint::Completions,
-            None => match window.first().map(|prompt| &prompt.body) {
-                Some(PromptBody::Messages(_)) => Endpoint::Chat,
-                _ => Endpoint::Completions,
-            },
+    fn prepared(&self, cell: &PlannedCell, drawn: Drawn, served_model: &str) -> Result<PreparedCell, PrepareError> {
+        let settings = &cell.settings;
+        let endpoint = match (settings.endpoint.as_deref(), drawn.has_messages) {
+            (Some("chat"), _) | (None, Some(true) | None) => Endpoint::Chat,
+            _ => Endpoint::Completions,
         };
-        let n_warmup = warmup.len();
-        let request = |position: usize, prompt: &Prompt| {
-            let output = cell.settings.output_max.map_or(prompt.output_tokens, |max| max.min(prompt.output_tokens));
-            let options = BodyOptions {
-                model: served_model.to_owned(),
-                max_tokens: Some(i64::from(output)),
-                ignore_eos: cell.settings.ignore_eos,
-                temperature: Some(prompt.temperature.unwrap_or(cell.settings.temperature)),
-                stream: true,
-                extra: Map::new(),
-            };
-            PreparedRequest {
-                request_idx: i64::try_from(position).unwrap_or(i64::MAX),
-                body: request_body(endpoint, &wire(&prompt.body), &options),
-                input_tokens: Some(i64::from(prompt.input_tokens)),
-                requested_output_tokens: Some(i64::from(output)),
-                ignore_eos: cell.settings.ignore_eos,
-            }
-        };
-        let warmup: Vec<PreparedRequest> = warmup.iter().enumerate().map(|(i, prompt)| request(i, prompt)).collect();
-        let mut window: Vec<PreparedRequest> =
-            window.iter().enumerate().map(|(i, prompt)| request(n_warmup + i, prompt)).collect();
-        let stop = match cell.settings.stop {
-            StopAt::Requests(_) => Stop::AllRequests,
+        let stop = match settings.stop {
+            StopAt::Requests(_) | StopAt::TraceEnd => Stop::AllRequests,
             StopAt::DurationS(seconds) => Stop::Duration { ns: nanos(seconds) },
             StopAt::Steady { min_s, max_s } => Stop::Steady { min_ns: nanos(min_s), max_ns: nanos(max_s) },
         };
-        let (pacing, arrivals_ns) = match &cell.load {
-            Load::Closed { concurrency } => {
-                (Pacing::Closed { concurrency: *concurrency, start: Spread::OneRequest, think: None }, None)
-            }
-            Load::Offline { batch_size, .. } => (Pacing::Batches { size: *batch_size }, None),
-            Load::Open { rate_per_s, max_concurrency, .. } => {
-                let arrivals_ns = arrivals_of(cell, *rate_per_s)?;
-                window.truncate(arrivals_ns.len());
-                (Pacing::Open { max_concurrency: *max_concurrency }, Some(arrivals_ns))
-            }
+        let warmup = u64::from(settings.warmup_requests);
+        let requests = match settings.stop {
+            StopAt::Requests(_) => Some(drawn.n as u64),
+            StopAt::DurationS(_) | StopAt::Steady { .. } | StopAt::TraceEnd => None,
         };
-        let expected_prefix_hit_rate = self
-            .dataset(cell)?
+        let seed = |purpose: &str| stream_seed(settings.seed, &format!("{purpose}{}", stream_name(cell)));
+        let (pacing, instants) = match &cell.load {
+            Load::Closed { concurrency, think_s, start } => {
+                let think = think_s.map(|think| Pauses { think, seed: seed("slot pauses|") });
+                let start = spread(start.unwrap_or_default());
+                (Pacing::Closed { concurrency: *concurrency, start, think }, Instants::Now)
+            }
+            Load::Offline { batch_size, .. } => (Pacing::Batches { size: *batch_size }, Instants::Now),
+            Load::Open { rate_per_s, arrival, max_concurrency } => {
+                let instants = scheduled(arrival, &Rate::Constant(*rate_per_s), settings.stop, warmup, seed(""));
+                (Pacing::Open { max_concurrency: *max_concurrency }, instants.map_err(no_arrivals)?)
+            }
+            Load::Ramp { ramp, arrival, max_concurrency } => {
+                let instants = scheduled(arrival, &Rate::Ramp(ramp.clone()), settings.stop, warmup, seed(""));
+                (Pacing::Open { max_concurrency: *max_concurrency }, instants.map_err(no_arrivals)?)
+            }
+            Load::Replay { speed, max_concurrency } => (
+                Pacing::Open { max_concurrency: *max_concurrency },
+                Instants::Recorded { speed: *speed, zero_ns: drawn.zero_ns },
+            ),
+        };
+        let planned = drawn.n.min(expected_arrivals(cell).unwrap_or(usize::MAX));
+        let expected_prefix_hit_rate = drawn
+            .spec
             .synth()
-            .map(|synth| synth.expected_hit_rate(u32::try_from(window.len()).unwrap_or(u32::MAX), DEFAULT_BLOCK_SIZE));
-        let (n_warmup, planned) = (warmup.len() as u64, (warmup.len() + window.len()) as u64);
-        let requests = match arrivals_ns {
-            Some(arrivals_ns) => Prepared::open(warmup, window, &arrivals_ns),
-            None => Prepared::new(warmup, window),
+            .map(|synth| synth.expected_hit_rate(u32::try_from(planned).unwrap_or(u32::MAX), DEFAULT_BLOCK_SIZE));
+        let wire = Wire {
+            model: served_model.to_owned(),
+            endpoint,
+            ignore_eos: settings.ignore_eos,
+            temperature: settings.temperature,
+            max_output: settings.output_max,
         };
+        let think = match &drawn.spec {
+            DatasetSpec::Conversations(talks) => talks.think_s,
+            _ => None,
+        };
+        let feed = Feed::new(drawn.items, instants, wire, warmup, requests).with_think(think, seed("turn pauses|"));
         Ok(PreparedCell {
-            requests: Box::new(requests),
-            warmup: n_warmup,
-            planned,
+            requests: Box::new(feed),
+            warmup,
+            planned: warmup + planned as u64,
             pacing,
             stop,
             endpoint,
@@ -182,20 +178,96 @@ impl RequestSource for StudyRequests<'_> {
         cells
             .iter()
             .map(|cell| {
-                let (warmup, window) = drawn.remove(cell.id.as_str()).ok_or_else(|| PrepareError {
+                let drawn = drawn.remove(cell.id.as_str()).ok_or_else(|| PrepareError {
                     code: "workload_missing".to_owned(),
                     detail: format!("cell {} is not in the plan", cell.id.short()),
                 })?;
-                self.prepared(cell, warmup, window, served_model)
+                self.prepared(cell, drawn, served_model)
             })
             .collect()
     }
 }
 
-fn data_code(error: &DataError) -> &'static str {
-    match error {
+/// The items of one cell. A replay goes through its trace once, warm-up and all; other loads have a stream for each.
+fn drawn(
+    source: &PromptSource,
+    spec: &DatasetSpec,
+    cell: &PlannedCell,
+    warmup: servelab_data::ItemStream,
+    window: servelab_data::ItemStream,
+) -> Result<Drawn, PrepareError> {
+    let n_warmup = cell.settings.warmup_requests as usize;
+    let longest = longest_output(spec, cell.settings.output_max);
+    let mut n = window_size(cell, longest);
+    let mut zero_ns = 0;
+    let is_replay = matches!(cell.load, Load::Replay { .. });
+    if let (DatasetSpec::Trace(trace), Some(available)) = (spec, source.remaining()) {
+        let asked = match cell.settings.stop {
+            StopAt::Requests(requests) => requests as usize,
+            _ => 1,
+        };
+        trace_suffices(&trace.path, available, asked, if is_replay { n_warmup } else { 0 })
+            .map_err(|detail| PrepareError { code: "dataset_too_small".to_owned(), detail })?;
+        if is_replay {
+            zero_ns = source.trace_instant_ns(n_warmup).map_err(unusable)?.unwrap_or(0);
+        }
+        n = match cell.settings.stop {
+            StopAt::Requests(_) => n,
+            _ if is_replay => available - n_warmup,
+            _ => n.min(available),
+        };
+    }
+    let items: Items = if is_replay { Box::new(window) } else { Box::new(warmup.take(n_warmup).chain(window)) };
+    Ok(Drawn { items, n, zero_ns, has_messages: source.has_messages(), spec: spec.clone() })
+}
+
+/// Has a trace enough requests? The sentence says what is missing.
+pub(crate) fn trace_suffices(path: &str, available: usize, asked: usize, warmup: usize) -> Result<(), String> {
+    if asked.saturating_add(warmup) <= available {
+        return Ok(());
+    }
+    let warmup = if warmup > 0 { format!(" behind {warmup} of warm-up") } else { String::new() };
+    Err(format!("the trace `{path}` holds {available} usable requests, but {asked}{warmup} are asked for; ask for fewer"))
+}
+
+fn unusable(error: DataError) -> PrepareError {
+    let code = match &error {
         DataError::TooFewPrompts { .. } => "dataset_too_small",
         _ => "dataset_unusable",
+    };
+    PrepareError { code: code.to_owned(), detail: error.to_string() }
+}
+
+fn no_arrivals(error: arrivals::ArrivalError) -> PrepareError {
+    PrepareError { code: "arrivals_unusable".to_owned(), detail: error.to_string() }
+}
+
+/// Instants of an open loop, warm-up first. They depend on level, seed and repeat, never on the point: points are
+/// compared on the same instants.
+pub(crate) fn scheduled(
+    arrival: &str,
+    rate: &Rate,
+    stop: StopAt,
+    warmup: u64,
+    seed: u64,
+) -> Result<Instants, arrivals::ArrivalError> {
+    let process: Arrival = arrival.parse()?;
+    let extent = match stop {
+        StopAt::Requests(requests) => Extent::Count(requests as usize),
+        StopAt::DurationS(seconds) | StopAt::Steady { max_s: seconds, .. } => Extent::DurationNs(nanos(seconds)),
+        StopAt::TraceEnd => Extent::Count(0),
+    };
+    let before = arrivals::warmup_instants(&process, rate, usize::try_from(warmup).unwrap_or(usize::MAX), seed)?;
+    let schedule = Schedule::new(&process, rate, extent, seed)?;
+    Ok(Instants::At(Box::new(before.into_iter().chain(schedule))))
+}
+
+/// How the first sends of a closed loop are spread.
+pub(crate) fn spread(start: StartMode) -> Spread {
+    match start {
+        StartMode::Spread => Spread::OneRequest,
+        StartMode::Burst => Spread::Burst,
+        StartMode::SpreadS(seconds) => Spread::Over { ns: nanos(seconds) },
     }
 }
 
@@ -204,33 +276,65 @@ fn stream_name(cell: &PlannedCell) -> String {
     format!("{}/{}/repeat-{}", cell.workload, cell.load.describe(), cell.repeat)
 }
 
+fn stream_seed(seed: u64, name: &str) -> u64 {
+    let digest = servelab_core::identity::sha256_hex(format!("{seed}|{name}").as_bytes());
+    u64::from_str_radix(digest.get(..16).unwrap_or("0"), 16).unwrap_or(0)
+}
+
 fn nanos(seconds: f64) -> i64 {
     #[expect(clippy::cast_possible_truncation, reason = "float casts saturate; durations are checked when read")]
     let ns = (seconds * 1e9) as i64;
     ns
 }
 
-/// Requests that a level can use at most.
+/// Longest answer of a dataset under a cap, or a usual one where nothing is known.
+pub(crate) fn longest_output(spec: &DatasetSpec, cap: Option<u32>) -> u32 {
+    let longest = spec.length_bounds().map_or(256, |bounds| bounds.output.max);
+    cap.map_or(longest, |cap| cap.min(longest))
+}
+
+/// Arrivals that a timed open level brings on average, with room for chance; `None` where requests are counted, or
+/// follow answers.
+fn expected_arrivals(cell: &PlannedCell) -> Option<usize> {
+    let seconds = match cell.settings.stop {
+        StopAt::Requests(_) | StopAt::TraceEnd => return None,
+        StopAt::DurationS(seconds) | StopAt::Steady { max_s: seconds, .. } => seconds,
+    };
+    let mean = match &cell.load {
+        Load::Open { rate_per_s, .. } => seconds * rate_per_s,
+        Load::Ramp { ramp, .. } => Ramp::expected_arrivals(ramp, seconds),
+        Load::Closed { .. } | Load::Replay { .. } | Load::Offline { .. } => return None,
+    };
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "saturates; both positive")]
+    let mean = mean as usize;
+    Some(mean)
+}
+
+/// Requests that a level can use at most: how many a file must hold, and over how many a mix of lengths is met.
 fn window_size(cell: &PlannedCell, longest_output: u32) -> usize {
     let seconds = match cell.settings.stop {
         StopAt::Requests(requests) => {
             let requests = requests as usize;
             return match &cell.load {
                 // `requests` counts batches of an offline level.
-                Load::Offline { batch_size, .. } => requests.saturating_mul(*batch_size as usize).min(MOST_PREPARED),
+                Load::Offline { batch_size, .. } => requests.saturating_mul(*batch_size as usize),
                 _ => requests,
             };
         }
-        StopAt::DurationS(seconds) => seconds,
-        StopAt::Steady { max_s, .. } => max_s,
+        // A trace is as long as it is.
+        StopAt::TraceEnd => return MOST_PREPARED,
+        StopAt::DurationS(seconds) | StopAt::Steady { max_s: seconds, .. } => seconds,
+    };
+    let most_arrivals = |mean: f64| {
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "saturates; both positive")]
+        let size = (mean * 1.5) as usize + 64;
+        size.min(MOST_PREPARED)
     };
     match &cell.load {
-        Load::Open { rate_per_s, .. } => {
-            #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "saturates; both positive")]
-            let size = (seconds * rate_per_s * 1.5) as usize + 64;
-            size.min(MOST_PREPARED)
-        }
-        Load::Closed { concurrency: in_flight } | Load::Offline { batch_size: in_flight, .. } => {
+        Load::Open { rate_per_s, .. } => most_arrivals(seconds * rate_per_s),
+        Load::Ramp { ramp, .. } => most_arrivals(ramp.expected_arrivals(seconds)),
+        Load::Replay { .. } => MOST_PREPARED,
+        Load::Closed { concurrency: in_flight, .. } | Load::Offline { batch_size: in_flight, .. } => {
             timed_window_size(seconds, *in_flight, longest_output)
         }
     }
@@ -242,30 +346,4 @@ pub(crate) fn timed_window_size(seconds: f64, in_flight: u32, longest_output: u3
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "saturates; both positive")]
     let size = (f64::from(in_flight) * seconds / fastest) as usize + in_flight as usize;
     size.clamp(1, MOST_PREPARED)
-}
-
-/// Arrivals depend on level, seed and repeat, never on the point: points are compared on the same instants.
-fn arrivals_of(cell: &PlannedCell, rate_per_s: f64) -> Result<Vec<i64>, PrepareError> {
-    let Load::Open { arrival, .. } = &cell.load else { return Ok(Vec::new()) };
-    let bad = |detail: String| PrepareError { code: "arrivals_unusable".to_owned(), detail };
-    let process: Arrival = arrival.parse().map_err(|error: arrivals::ArrivalError| bad(error.to_string()))?;
-    let extent = match cell.settings.stop {
-        StopAt::Requests(requests) => Extent::Count(requests as usize),
-        StopAt::DurationS(seconds) => Extent::DurationNs(nanos(seconds)),
-        StopAt::Steady { max_s, .. } => Extent::DurationNs(nanos(max_s)),
-    };
-    let text = format!("{}|{}", cell.settings.seed, stream_name(cell));
-    let digest = servelab_core::identity::sha256_hex(text.as_bytes());
-    let seed = u64::from_str_radix(digest.get(..16).unwrap_or("0"), 16).unwrap_or(0);
-    arrivals::schedule(&process, rate_per_s, extent, seed).map_err(|error| bad(error.to_string()))
-}
-
-/// A prompt as the load generator writes it.
-pub(crate) fn wire(body: &PromptBody) -> WirePrompt {
-    match body {
-        PromptBody::Text(text) => WirePrompt::Text(text.clone()),
-        PromptBody::Messages(messages) => WirePrompt::Messages(
-            messages.iter().map(|message| serde_json::to_value(message).unwrap_or(Value::Null)).collect(),
-        ),
-    }
 }

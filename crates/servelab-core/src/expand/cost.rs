@@ -43,7 +43,11 @@ fn cell_minutes(cell: &PlannedCell) -> Option<f64> {
             let all = f64::from(requests.saturating_add(cell.settings.warmup_requests));
             Some(all / rate_per_s / 60.0)
         }
-        (StopAt::Requests(_), _) => None,
+        (StopAt::Requests(requests), Load::Ramp { ramp, .. }) => {
+            let mean_per_s = ramp.expected_arrivals(ramp.duration_s()) / ramp.duration_s();
+            Some(f64::from(requests.saturating_add(cell.settings.warmup_requests)) / mean_per_s / 60.0)
+        }
+        (StopAt::Requests(_) | StopAt::TraceEnd, _) => None,
     }
 }
 

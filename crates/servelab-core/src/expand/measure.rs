@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 use super::DatasetFacts;
 use crate::identity::ID_SCHEME;
 use crate::ids::PointId;
+use crate::pacing::StartMode;
 use crate::plan::{CellSettings, Load, StopAt};
 use crate::study::{EndpointKind, LoadSection, Workload};
 
@@ -15,7 +16,7 @@ const DEFAULT_SEED: u64 = 42;
 const DEFAULT_REQUEST_TIMEOUT_S: f64 = 600.0;
 const LEAST_WARMUP: u32 = 8;
 
-/// The levels of a load section, in the order of the file: open, closed, offline.
+/// The levels of a load section: open, ramp, replay, closed, offline.
 pub fn levels(load: &LoadSection) -> Vec<Load> {
     let mut out = Vec::new();
     if let Some(open) = &load.open {
@@ -25,9 +26,21 @@ pub fn levels(load: &LoadSection) -> Vec<Load> {
             arrival: arrival.clone(),
             max_concurrency: open.max_concurrency,
         }));
+        out.extend(open.ramp.iter().map(|ramp| Load::Ramp {
+            ramp: ramp.clone(),
+            arrival: arrival.clone(),
+            max_concurrency: open.max_concurrency,
+        }));
+    }
+    if let Some(replay) = &load.replay {
+        let speeds = if replay.speed.is_empty() { &[1.0] } else { replay.speed.0.as_slice() };
+        out.extend(speeds.iter().map(|speed| Load::Replay { speed: *speed, max_concurrency: replay.max_concurrency }));
     }
     if let Some(closed) = &load.closed {
-        out.extend(closed.concurrency.iter().map(|n| Load::Closed { concurrency: *n }));
+        // What is usual is left out, so that it reads and hashes like a study that does not mention it.
+        let think_s = closed.think_s.filter(|think| think.mean_s() > 0.0);
+        let start = closed.start.filter(|start| *start != StartMode::Spread);
+        out.extend(closed.concurrency.iter().map(|n| Load::Closed { concurrency: *n, think_s, start }));
     }
     if let Some(offline) = &load.offline {
         for batch_size in offline.batch_size.iter() {
@@ -44,16 +57,20 @@ pub fn levels(load: &LoadSection) -> Vec<Load> {
 /// How a level of this section is measured for this workload.
 pub fn settings(load: &LoadSection, level: &Load, workload: Option<&Workload>) -> CellSettings {
     let in_flight = match level {
-        Load::Closed { concurrency } => *concurrency,
+        Load::Closed { concurrency, .. } => *concurrency,
         Load::Offline { batch_size, .. } => *batch_size,
-        Load::Open { .. } => LEAST_WARMUP,
+        Load::Open { .. } | Load::Ramp { .. } | Load::Replay { .. } => LEAST_WARMUP,
     };
     let stop = match (load.stop.requests, load.stop.requests_per_slot, load.stop.duration_s, load.stop.steady) {
         (Some(requests), ..) => StopAt::Requests(requests),
         (_, Some(per_slot), ..) => StopAt::Requests(per_slot.saturating_mul(in_flight)),
         (_, _, Some(seconds), _) => StopAt::DurationS(seconds),
         (.., Some(steady)) => StopAt::Steady { min_s: steady.min_s, max_s: steady.max_s },
-        _ => StopAt::Requests(0),
+        _ => match level {
+            Load::Ramp { ramp, .. } => StopAt::DurationS(ramp.duration_s()),
+            Load::Replay { .. } => StopAt::TraceEnd,
+            _ => StopAt::Requests(0),
+        },
     };
     let output = workload.map(|workload| workload.output).unwrap_or_default();
     CellSettings {

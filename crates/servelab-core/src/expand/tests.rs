@@ -8,6 +8,8 @@ use crate::source::SourceMap;
 use crate::study::{self, Study};
 use crate::yaml;
 
+mod loads;
+
 /// A study from text, expanded; problems come back rendered.
 struct Harness {
     files: BTreeMap<String, String>,
@@ -68,12 +70,12 @@ impl Harness {
                 .workloads
                 .iter()
                 .map(|(name, workload)| {
-                    let synth = workload.dataset.synth().unwrap();
-                    let bounds = synth.length_bounds();
+                    let bounds = workload.dataset.length_bounds();
+                    let hash = |file: &crate::workload::FileSpec| Ok::<_, ()>(format!("hash of {}", file.path));
                     let facts = DatasetFacts {
-                        content: synth.content_key(),
-                        max_input_tokens: Some(bounds.input.max),
-                        max_output_tokens: Some(bounds.output.max),
+                        content: workload.dataset.content_key(hash).unwrap(),
+                        max_input_tokens: bounds.map(|bounds| bounds.input.max),
+                        max_output_tokens: bounds.map(|bounds| bounds.output.max),
                     };
                     (name.to_owned(), facts)
                 })

@@ -60,3 +60,16 @@ fn pauses_and_starts() {
         text.parse::<StartMode>().unwrap_err();
     }
 }
+
+#[test]
+fn pauses_in_files() {
+    let read = |text: &str| serde_json::from_str::<Think>(text).map_err(|error| error.to_string());
+    assert_eq!(read("2"), Ok(Think::Constant(2.0)));
+    assert_eq!(read("0.5"), Ok(Think::Constant(0.5)));
+    for think in [Think::Constant(2.0), Think::Exponential(0.5)] {
+        assert_eq!(read(&serde_json::to_string(&think).unwrap()), Ok(think));
+    }
+    for text in ["\"2s\"", "{}", "{\"gauss\": 1}", "{\"constant\": 1, \"exponential\": 1}"] {
+        read(text).unwrap_err();
+    }
+}

@@ -73,7 +73,7 @@ fn manifest(index: u32, count: u32, epoch_ns: i64, offset_ns: i64) -> ShardManif
         threads: 1,
         interrupted: index == 2,
         has_events: true,
-        load: Load::Closed { concurrency: 1 },
+        load: Load::closed(1),
         ignore_eos: false,
         slo: None,
     }

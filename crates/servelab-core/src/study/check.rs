@@ -162,12 +162,16 @@ impl Checker<'_> {
             let full: Vec<&str> = full.iter().map(String::as_str).collect();
             self.at(&full, message)
         };
-        if load.open.is_none() && load.closed.is_none() && load.offline.is_none() {
-            return Err(err(&[], "a load needs `open`, `closed` or `offline`".into()));
+        if load.open.is_none() && load.closed.is_none() && load.offline.is_none() && load.replay.is_none() {
+            return Err(err(&[], "a load needs `open`, `closed`, `replay` or `offline`".into()));
         }
         if let Some(open) = &load.open {
-            if open.rate.is_empty() {
-                return Err(err(&["open", "rate"], "no rate is given".into()));
+            if open.rate.is_empty() && open.ramp.is_none() {
+                return Err(err(&["open", "rate"], "no rate is given".into())
+                    .with_hint("write `rate: [1, 2, 5]`, or `ramp: {linear: {from: 1, to: 50, over_s: 60}}`"));
+            }
+            if let Some(ramp) = &open.ramp {
+                ramp.validate().map_err(|problem| self.pacing(path, "open.ramp", &problem))?;
             }
             if let Some(rate) = open.rate.iter().find(|rate| !is_positive(**rate)) {
                 return Err(err(
@@ -182,10 +186,28 @@ impl Checker<'_> {
                 return Err(err(&["open", "max_concurrency"], "`max_concurrency` must be at least 1".into()));
             }
         }
-        if let Some(closed) = &load.closed
-            && (closed.concurrency.is_empty() || closed.concurrency.iter().any(|n| *n == 0))
-        {
-            return Err(err(&["closed", "concurrency"], "`concurrency` must be at least 1".into()));
+        if let Some(closed) = &load.closed {
+            if closed.concurrency.is_empty() || closed.concurrency.iter().any(|n| *n == 0) {
+                return Err(err(&["closed", "concurrency"], "`concurrency` must be at least 1".into()));
+            }
+            if let Some(think) = &closed.think_s {
+                think.validate().map_err(|problem| self.pacing(path, "closed.think_s", &problem))?;
+            }
+            if let Some(start) = &closed.start {
+                start.validate().map_err(|problem| self.pacing(path, "closed.start", &problem))?;
+            }
+        }
+        if let Some(replay) = &load.replay {
+            if let Some(speed) = replay.speed.iter().find(|speed| !is_positive(**speed) || **speed > MAX_SPEED) {
+                return Err(err(
+                    &["replay", "speed"],
+                    format!("a speed must be greater than 0 and at most {MAX_SPEED}, found {speed}"),
+                )
+                .with_hint("1 is as recorded, 2 twice as fast"));
+            }
+            if replay.max_concurrency == Some(0) {
+                return Err(err(&["replay", "max_concurrency"], "`max_concurrency` must be at least 1".into()));
+            }
         }
         if let Some(offline) = &load.offline {
             for (key, values) in [
@@ -203,7 +225,11 @@ impl Checker<'_> {
             + usize::from(stop.requests_per_slot.is_some())
             + usize::from(stop.duration_s.is_some())
             + usize::from(stop.steady.is_some());
-        if given != 1 {
+        // A ramp and a trace have an end of their own.
+        let ends_itself = load.closed.is_none()
+            && load.offline.is_none()
+            && load.open.as_ref().is_none_or(|open| open.rate.is_empty());
+        if given != 1 && !(given == 0 && ends_itself) {
             return Err(err(
                 &["stop"],
                 format!(
@@ -214,7 +240,7 @@ impl Checker<'_> {
         if stop.requests == Some(0) || stop.requests_per_slot == Some(0) {
             return Err(err(&["stop"], "a level needs at least one request".into()));
         }
-        if stop.requests_per_slot.is_some() && load.open.is_some() {
+        if stop.requests_per_slot.is_some() && (load.open.is_some() || load.replay.is_some()) {
             return Err(err(
                 &["stop", "requests_per_slot"],
                 "an open loop has no slots; use `requests` or `duration_s`".into(),
@@ -244,13 +270,16 @@ impl Checker<'_> {
             }
             self.empty_design(name, design)?;
             let load = design.load.as_ref().unwrap_or(&self.study.load);
-            let needs_workload = load.open.is_some() || load.closed.is_some();
+            let needs_workload = load.open.is_some() || load.closed.is_some() || load.replay.is_some();
             let has_workload =
                 !self.study.workloads.is_empty() && design.with.as_ref().is_none_or(|with| !with.is_empty());
             if needs_workload && !has_workload {
                 return Err(self
                     .at(&["designs", name], format!("design `{name}` has a load but no workload"))
                     .with_hint("define `workloads:`, or use an `offline` load"));
+            }
+            if load.replay.is_some() {
+                self.replays_traces(name, design)?;
             }
             if let Some(from) = &design.from {
                 self.source_design(name, &from.design)?;
@@ -272,6 +301,29 @@ impl Checker<'_> {
             }
         }
         Ok(())
+    }
+
+    /// A replay needs instants, and only a trace has them.
+    fn replays_traces(&self, name: &str, design: &Design) -> Result<(), Diagnostic> {
+        let used = |workload: &str| design.with.as_ref().is_none_or(|with| with.iter().any(|one| one == workload));
+        let other = self.study.workloads.iter().find(|(workload, content)| {
+            used(workload) && !matches!(content.dataset, crate::workload::DatasetSpec::Trace(_))
+        });
+        match other {
+            Some((workload, _)) => Err(self
+                .at(
+                    &["workloads", workload, "dataset"],
+                    format!("design `{name}` replays a trace, but workload `{workload}` is none"),
+                )
+                .with_hint("give it `dataset: {trace: {path: …}}`, or leave it out of the design's `with:`")),
+            None => Ok(()),
+        }
+    }
+
+    /// A problem of a value under `load`, at its own key.
+    fn pacing(&self, load: &[&str], key: &str, problem: &crate::pacing::PacingProblem) -> Diagnostic {
+        let full: Vec<&str> = load.iter().copied().chain(key.split('.')).chain(problem.key.split('.')).collect();
+        self.at(&full, problem.to_string())
     }
 
     fn empty_design(&self, name: &str, design: &Design) -> Result<(), Diagnostic> {
@@ -427,6 +479,9 @@ impl Checker<'_> {
         Ok(())
     }
 }
+
+/// Fastest replay.
+const MAX_SPEED: f64 = 1e6;
 
 fn is_positive(number: f64) -> bool {
     number.is_finite() && number > 0.0

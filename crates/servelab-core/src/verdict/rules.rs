@@ -3,7 +3,6 @@
 use super::backlog::{Growth, Shortfall};
 use super::catalogue::Thresholds;
 use super::evidence::{CellEvidence, TokenCounts};
-use crate::plan::Load;
 use crate::result::{Severity, VerdictReason};
 
 const LIMITS: Thresholds = Thresholds::DEFAULT;
@@ -145,7 +144,7 @@ fn client_limited(evidence: &CellEvidence<'_>) -> Option<VerdictReason> {
 }
 
 fn saturated(evidence: &CellEvidence<'_>) -> Option<VerdictReason> {
-    if !matches!(evidence.load, Load::Open { .. }) {
+    if !evidence.load.is_open() {
         return None;
     }
     let backlog = evidence.requests.backlog;
@@ -295,7 +294,7 @@ fn factor_not_exercised(evidence: &CellEvidence<'_>) -> Option<VerdictReason> {
 }
 
 fn not_steady(evidence: &CellEvidence<'_>) -> Option<VerdictReason> {
-    let Load::Closed { concurrency } = evidence.load else { return None };
+    let concurrency = evidence.load.busy_slots()?;
     let result = evidence.result;
     let length_s = result.steady.as_ref().map_or(0.0, |steady| steady.end_s - steady.start_s);
     if length_s > 0.5 * result.duration_s {

@@ -153,7 +153,7 @@ fn saturated_when_the_queue_grows() {
     let (result, found) = summed(&requests, &events);
     let verdict = judge(&CellEvidence::new(&result, &open, found.clone()));
     assert_eq!(has(&verdict, "saturated"), Some(Severity::Invalid), "{verdict:?}");
-    let closed = Load::Closed { concurrency: 8 };
+    let closed = Load::closed(8);
     assert_eq!(has(&judge(&CellEvidence::new(&result, &closed, found)), "saturated"), None);
     // Slow but stable: three seconds each, no growth; the tail past the window is no saturation.
     let (requests, events) = records(|_| 2_000);
@@ -370,7 +370,7 @@ fn factor_not_exercised() {
 
 #[test]
 fn not_steady() {
-    let closed = Load::Closed { concurrency: 4 };
+    let closed = Load::closed(4);
     let verdict = judged(|_, _| {});
     assert_eq!(has(&verdict, "not_steady"), None);
     let (requests, events) = records(|_| 100);

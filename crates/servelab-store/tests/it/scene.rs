@@ -28,7 +28,7 @@ pub(crate) fn cell(id: &str, point: &str, concurrency: u32, repeat: u32) -> Plan
         id: CellId::new(id),
         point: PointId::new(point),
         workload: "medium".into(),
-        load: Load::Closed { concurrency },
+        load: Load::closed(concurrency),
         repeat,
         settings: CellSettings {
             stop: StopAt::Requests(4),

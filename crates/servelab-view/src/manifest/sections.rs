@@ -105,20 +105,33 @@ fn distinct(words: impl Iterator<Item = String>) -> String {
 
 fn load_words(load: &Load) -> String {
     match load {
-        Load::Closed { concurrency } => format!("{} in flight", plural((*concurrency).into(), "request")),
+        Load::Closed { concurrency, think_s, start } => {
+            let think = think_s.map(|think| format!(", pauses of {think}")).unwrap_or_default();
+            let start = start.map(|start| format!(", start {start}")).unwrap_or_default();
+            format!("{} in flight{think}{start}", plural((*concurrency).into(), "request"))
+        }
         Load::Open { rate_per_s, arrival, max_concurrency } => {
-            let cap =
-                max_concurrency.map(|cap| format!(", at most {} in flight", count(cap.into()))).unwrap_or_default();
-            format!("{} requests/s ({arrival}{cap})", exact(*rate_per_s))
+            format!("{} requests/s ({arrival}{})", exact(*rate_per_s), cap_words(*max_concurrency))
+        }
+        Load::Ramp { ramp, arrival, max_concurrency } => {
+            format!("{ramp} requests/s ({arrival}{})", cap_words(*max_concurrency))
+        }
+        Load::Replay { speed, max_concurrency } => {
+            format!("the trace's instants, {} times as fast{}", exact(*speed), cap_words(*max_concurrency))
         }
         Load::Offline { .. } => load.describe(),
     }
+}
+
+fn cap_words(max_concurrency: Option<u32>) -> String {
+    max_concurrency.map(|cap| format!(", at most {} in flight", count(cap.into()))).unwrap_or_default()
 }
 
 fn stop_words(stop: StopAt) -> String {
     match stop {
         StopAt::Requests(requests) => format!("after {}", plural(requests.into(), "request")),
         StopAt::DurationS(seconds) => format!("after {} s", exact(seconds)),
+        StopAt::TraceEnd => "with the trace".to_owned(),
         StopAt::Steady { min_s, max_s } => format!("when steady, {}–{} s", exact(min_s), exact(max_s)),
     }
 }

@@ -97,7 +97,7 @@ proptest! {
                 id: CellId::new(""),
                 point: point.id.clone(),
                 workload: reasons.concat(),
-                load: Load::Closed { concurrency: 1 },
+                load: Load::closed(1),
                 repeat: u32::try_from(number).unwrap(),
                 settings: CellSettings {
                     stop: StopAt::DurationS(f64::NAN),

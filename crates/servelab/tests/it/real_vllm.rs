@@ -306,7 +306,7 @@ fn check_limit(lab: &Lab, cell: &PlannedCell, server: &servelab_core::result::Se
     let limit = at(&point.config, "serve.max_num_seqs").as_f64().unwrap();
     let running = server.running_max.unwrap();
     assert!(running <= limit, "{what}: {running} running, {limit} allowed");
-    if matches!(cell.load, Load::Closed { concurrency: 8 }) && limit < 8.0 {
+    if matches!(cell.load, Load::Closed { concurrency: 8, .. }) && limit < 8.0 {
         assert!(server.waiting_mean.unwrap() > 0.0, "{what}: half of the requests wait in the server");
     }
 }

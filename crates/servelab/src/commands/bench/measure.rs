@@ -60,10 +60,7 @@ pub(super) fn measure(trial: Trial, folder: &Path, keep_events: bool, ui: Ui) ->
     };
     let records = sink.finish()?;
     let prom = scraped.as_ref().map(|scraped| scraped.samples.as_slice()).unwrap_or_default();
-    let closed_loop_slots = match &load {
-        Load::Closed { concurrency } => Some(*concurrency),
-        _ => None,
-    };
+    let closed_loop_slots = load.busy_slots();
     let (mut result, requests) = records.summarise(&outcome, SummaryOptions { prom, slo, closed_loop_slots })?;
     let mut evidence = CellEvidence::new(&result, &load, requests);
     evidence.metrics_expected = scraped.is_some();
