@@ -30,8 +30,22 @@ mod tests;
 pub struct StreamRequest {
     /// Name, such as `warmup` or `level-3/repeat-0`. Of a generated set the same name always gives the same items.
     pub name: String,
-    /// Number of items. A file is cut into slices of this length; a mix of lengths is met over this many prompts.
+    /// How many. A file is cut into slices of this length; a mix of lengths is met over this many prompts.
     pub n: usize,
+    /// Whether `n` counts requests, of which a conversation has as many as turns, or items.
+    pub counts_requests: bool,
+}
+
+impl StreamRequest {
+    /// So many prompts or conversations.
+    pub fn items(name: impl Into<String>, n: usize) -> Self {
+        Self { name: name.into(), n, counts_requests: false }
+    }
+
+    /// As many prompts or conversations as so many requests take.
+    pub fn requests(name: impl Into<String>, n: usize) -> Self {
+        Self { name: name.into(), n, counts_requests: true }
+    }
 }
 
 /// One thing to send.
@@ -163,6 +177,16 @@ impl PromptSource {
         }
     }
 
+    /// Recorded instant of request `n` of a trace, after the slice's start; `None` where there is none.
+    pub fn trace_instant_ns(&self, n: usize) -> Result<Option<i64>, DataError> {
+        match &self.kind {
+            Kind::Trace { spec, base_dir, .. } => {
+                Ok(open_trace(spec, base_dir)?.nth(n).transpose()?.map(|record| record.at_ns))
+            }
+            _ => Ok(None),
+        }
+    }
+
     /// Do its prompts have the form of messages? `None` for conversations and where there is no first prompt.
     pub fn has_messages(&self) -> Option<bool> {
         match &self.kind {
@@ -204,11 +228,15 @@ impl PromptSource {
                     Ok(StreamKind::SynthConversations(Box::new(scripts)))
                 })
                 .collect::<Result<_, DataError>>()?,
-            Kind::File { path, prompts, drawn } => {
-                slices(path, prompts, drawn, requests, self.reuse)?.into_iter().map(StreamKind::Prompts).collect()
-            }
+            Kind::File { path, prompts, drawn } => slices(path, prompts, drawn, requests, self.reuse, |_| 1)?
+                .into_iter()
+                .map(StreamKind::Prompts)
+                .collect(),
             Kind::FileConversations { path, scripts, drawn } => {
-                slices(path, scripts, drawn, requests, self.reuse)?.into_iter().map(StreamKind::Conversations).collect()
+                slices(path, scripts, drawn, requests, self.reuse, |script| script.turns.len())?
+                    .into_iter()
+                    .map(StreamKind::Conversations)
+                    .collect()
             }
         };
         Ok(kinds.into_iter().map(|kind| ItemStream { kind, max_output: self.max_output }).collect())
@@ -308,19 +336,27 @@ fn slices<T>(
     drawn: &mut usize,
     requests: &[StreamRequest],
     reuse: bool,
+    size: impl Fn(&T) -> usize,
 ) -> Result<Vec<Slice<T>>, DataError> {
     let mut cursor = *drawn;
     let mut slices = Vec::with_capacity(requests.len());
     for stream in requests {
-        let end = cursor.saturating_add(stream.n);
-        if !reuse && end > all.len() {
-            return Err(DataError::TooFewPrompts {
-                path: path.to_path_buf(),
-                stream: stream.name.clone(),
-                wanted: stream.n,
-                drawn: cursor,
-                available: all.len(),
-            });
+        let size = |entry: &T| if stream.counts_requests { size(entry).max(1) } else { 1 };
+        let (mut end, mut n) = (cursor, 0);
+        while n < stream.n {
+            let entry = if reuse { all.get(end % all.len().max(1)) } else { all.get(end) };
+            let Some(entry) = entry else {
+                let sum = |entries: &[T]| entries.iter().map(size).sum();
+                return Err(DataError::TooFewPrompts {
+                    path: path.to_path_buf(),
+                    stream: stream.name.clone(),
+                    wanted: stream.n,
+                    drawn: sum(all.get(..cursor).unwrap_or(all)),
+                    available: sum(all),
+                });
+            };
+            n += size(entry);
+            end += 1;
         }
         slices.push(Slice { all: Arc::clone(all), at: cursor, end });
         cursor = end;

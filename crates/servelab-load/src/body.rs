@@ -37,6 +37,11 @@ pub struct BodyOptions {
 /// Serialises one request. Token ids on the chat endpoint have no wire form and are sent as a `prompt` field, which
 /// servers refuse with a clear message.
 pub fn request_body(endpoint: Endpoint, prompt: &Prompt, options: &BodyOptions) -> Vec<u8> {
+    Value::Object(request_map(endpoint, prompt, options)).to_string().into_bytes()
+}
+
+/// One request as an object.
+pub(crate) fn request_map(endpoint: Endpoint, prompt: &Prompt, options: &BodyOptions) -> Map<String, Value> {
     let mut body = match endpoint {
         Endpoint::Completions | Endpoint::Chat => openai(endpoint, prompt, options),
         Endpoint::SglangGenerate => sglang(prompt, options),
@@ -51,7 +56,7 @@ pub fn request_body(endpoint: Endpoint, prompt: &Prompt, options: &BodyOptions) 
             }
         }
     }
-    Value::Object(body).to_string().into_bytes()
+    body
 }
 
 fn openai(endpoint: Endpoint, prompt: &Prompt, options: &BodyOptions) -> Map<String, Value> {

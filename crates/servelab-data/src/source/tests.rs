@@ -5,7 +5,7 @@ use servelab_core::workload::{FileFormat, SuiteName};
 use super::*;
 
 fn streams(sizes: &[(&str, usize)]) -> Vec<StreamRequest> {
-    sizes.iter().map(|(name, n)| StreamRequest { name: (*name).to_owned(), n: *n }).collect()
+    sizes.iter().map(|(name, n)| StreamRequest::items(*name, *n)).collect()
 }
 
 fn file_of(n: usize) -> (tempfile::TempDir, DatasetSpec) {
@@ -192,7 +192,7 @@ fn conversations_stream_from_files_and_from_nothing() {
     let open = |spec: ConversationSpec| {
         PromptSource::open(&DatasetSpec::Conversations(spec), dir.path(), Arc::clone(&tokenizer), 1).unwrap()
     };
-    let mut source = open(ConversationSpec::from_file(file));
+    let mut source = open(ConversationSpec::from_file(file.clone()));
     let both = source.streams(&streams(&[("a", 2), ("b", 4)])).unwrap();
     let questions: BTreeSet<String> = both
         .into_iter()
@@ -204,6 +204,20 @@ fn conversations_stream_from_files_and_from_nothing() {
         .collect();
     assert_eq!((questions.len(), source.remaining()), (6, Some(0)));
     assert!(source.streams(&streams(&[("c", 1)])).is_err());
+    // Two turns each: three requests take two conversations.
+    let two = |n: usize| {
+        let turn = |k: usize| format!("{{\"from\": \"human\", \"value\": \"question {n} {k}\"}}");
+        format!("{{\"conversations\": [{}, {{\"from\": \"gpt\", \"value\": \"a\"}}, {}]}}\n", turn(0), turn(1))
+    };
+    std::fs::write(dir.path().join("c.jsonl"), (0..3).map(two).collect::<String>()).unwrap();
+    let mut source = open(ConversationSpec::from_file(file));
+    let three = source.streams(&[StreamRequest::requests("a", 3)]).unwrap().remove(0);
+    assert_eq!(three.count(), 2);
+    let error = source.streams(&[StreamRequest::requests("b", 3)]).unwrap_err().to_string();
+    assert!(
+        error.contains("draw 3 prompts") && error.contains("holds 6") && error.contains("4 are already"),
+        "{error}"
+    );
     let mut endless = open(ConversationSpec::generated(ConversationSynth::exact(2, 5, 5)));
     assert_eq!(endless.streams(&streams(&[("a", 1)])).unwrap().remove(0).take(3).count(), 3);
     assert!(matches!(endless.draw(&streams(&[("a", 1)])), Err(DataError::NotSingle)));
