@@ -23,6 +23,7 @@ mod spec;
 pub mod sse;
 mod steady;
 pub mod stream;
+mod talk;
 mod target;
 #[cfg(test)]
 mod testserver;
@@ -34,4 +35,5 @@ pub use error::LoadError;
 pub use sink::{CapturedOutput, EventLog, FinishedRequest, MemoryRecords, RecordSink};
 pub use source::{Arrival, Conversation, Prepared, PreparedRequest, RequestSource, Turn, Work};
 pub use spec::{CanaryErrors, FailureSample, LoadOutcome, LoadSpec, Pacing, Pauses, Spread, Stop};
+pub use talk::{TurnText, conversation};
 pub use target::{ApiKey, Endpoint, Target, TlsTrust};

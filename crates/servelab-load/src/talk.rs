@@ -74,7 +74,12 @@ pub fn conversation(
     let turns = turns.collect();
     let (before_answer, after_answer) =
         if is_chat { (",{\"role\":\"assistant\",\"content\":\"", "\"}") } else { ("", "") };
-    Conversation { head: head.into_bytes(), turns, before_answer: before_answer.into(), after_answer: after_answer.into() }
+    Conversation {
+        head: head.into_bytes(),
+        turns,
+        before_answer: before_answer.into(),
+        after_answer: after_answer.into(),
+    }
 }
 
 fn message(role: &str, content: &str) -> String {
@@ -158,8 +163,7 @@ mod tests {
             (Endpoint::LlamaCppCompletion, "prompt", "/n_predict"),
         ] {
             let body = last_body(&three_turns(endpoint, Some("system")), &[" one", " two"]);
-            let expected =
-                "system\n\nquestion \"0\"\n one\n\nquestion \"1\"\n two\n\nquestion \"2\"\n";
+            let expected = "system\n\nquestion \"0\"\n one\n\nquestion \"1\"\n two\n\nquestion \"2\"\n";
             assert_eq!(body[key], expected);
             assert_eq!(body.pointer(limit), Some(&json!(12)));
         }

@@ -256,11 +256,8 @@ impl Bench<'_> {
         records: &StoredRecords,
     ) -> Result<BenchResult, StoreError> {
         let load = &subject.cell.load;
-        let options = SummaryOptions {
-            prom: &scraped.samples,
-            slo: self.options.slo,
-            closed_loop_slots: load.busy_slots(),
-        };
+        let options =
+            SummaryOptions { prom: &scraped.samples, slo: self.options.slo, closed_loop_slots: load.busy_slots() };
         let (mut result, requests): (BenchResult, RequestEvidence) = records.summarise(outcome, options)?;
         let mut evidence = CellEvidence::new(&result, load, requests);
         evidence.success_required = self.options.success_required;

@@ -5,6 +5,7 @@ mod cli;
 mod commands;
 mod convert;
 mod error;
+mod feed;
 mod files;
 mod requests;
 mod study_input;

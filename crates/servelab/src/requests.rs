@@ -227,7 +227,9 @@ pub(crate) fn trace_suffices(path: &str, available: usize, asked: usize, warmup:
         return Ok(());
     }
     let warmup = if warmup > 0 { format!(" behind {warmup} of warm-up") } else { String::new() };
-    Err(format!("the trace `{path}` holds {available} usable requests, but {asked}{warmup} are asked for; ask for fewer"))
+    Err(format!(
+        "the trace `{path}` holds {available} usable requests, but {asked}{warmup} are asked for; ask for fewer"
+    ))
 }
 
 fn unusable(error: DataError) -> PrepareError {

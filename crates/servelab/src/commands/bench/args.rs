@@ -5,8 +5,8 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 use servelab_core::metrics::RequestSlo;
-use servelab_core::pacing::StartMode;
-use servelab_core::plan::Load;
+use servelab_core::pacing::{Ramp, StartMode, Think};
+use servelab_core::plan::{Load, StopAt};
 use servelab_load::ApiKey;
 
 use crate::error::CommandError;
@@ -24,25 +24,43 @@ pub(crate) struct BenchArgs {
     #[arg(long, value_enum)]
     pub(super) endpoint: Option<EndpointArg>,
     /// Closed loop: so many requests in flight
-    #[arg(long, value_name = "N", conflicts_with = "rate", required_unless_present = "rate", value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "N", conflicts_with = "open_loop", required_unless_present = "open_loop", value_parser = clap::value_parser!(u32).range(1..))]
     pub(super) concurrency: Option<u32>,
     /// Open loop: requests per second
-    #[arg(long, value_name = "R")]
+    #[arg(long, value_name = "R", groups = ["open_loop", "arrivals"], conflicts_with_all = ["ramp", "replay"])]
     pub(super) rate: Option<f64>,
+    /// Open loop whose rate changes: `1..50/60s` (linear), or `1x30s,5x30s` (steps); the last rate is held
+    #[arg(long, value_name = "RAMP", groups = ["open_loop", "arrivals"], conflicts_with = "replay")]
+    pub(super) ramp: Option<Ramp>,
     /// Arrival process of an open loop: poisson, constant or gamma:SHAPE
-    #[arg(long, default_value = "poisson", requires = "rate")]
+    #[arg(long, default_value = "poisson", requires = "arrivals")]
     pub(super) arrival: String,
+    /// Send the requests of a recorded trace at its instants (Mooncake JSONL, Azure or BurstGPT CSV)
+    #[arg(long, value_name = "FILE", group = "open_loop", conflicts_with_all = ["input_tokens", "dataset", "conversations"])]
+    pub(super) replay: Option<PathBuf>,
+    /// Replay so many times as fast as recorded
+    #[arg(long, value_name = "X", default_value_t = 1.0, requires = "replay")]
+    pub(super) speed: f64,
+    /// Replay only what was recorded from so many seconds on
+    #[arg(long, value_name = "SECONDS", requires = "replay")]
+    pub(super) from: Option<f64>,
+    /// Replay only what was recorded before so many seconds
+    #[arg(long, value_name = "SECONDS", requires = "replay")]
+    pub(super) to: Option<f64>,
+    /// Leave out recorded requests with longer prompts
+    #[arg(long, value_name = "TOKENS", requires = "replay", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(super) max_input_tokens: Option<u32>,
     /// Cap on requests in flight of an open loop
-    #[arg(long, value_name = "N", requires = "rate", value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "N", requires = "open_loop", value_parser = clap::value_parser!(u32).range(1..))]
     pub(super) max_concurrency: Option<u32>,
     /// End after so many requests
-    #[arg(long, value_name = "K", conflicts_with = "duration", required_unless_present = "duration", value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "K", conflicts_with = "duration", required_unless_present_any = ["duration", "ramp", "replay"], value_parser = clap::value_parser!(u32).range(1..))]
     pub(super) requests: Option<u32>,
     /// End after so many seconds
     #[arg(long, value_name = "SECONDS")]
     pub(super) duration: Option<f64>,
     /// Exact prompt length in tokens
-    #[arg(long, value_name = "I", requires = "output_tokens", required_unless_present = "dataset")]
+    #[arg(long, value_name = "I", requires = "output_tokens", required_unless_present_any = ["dataset", "replay", "conversations"])]
     pub(super) input_tokens: Option<u32>,
     /// Exact output length in tokens
     #[arg(long, value_name = "O")]
@@ -50,6 +68,13 @@ pub(crate) struct BenchArgs {
     /// Prompts from a file
     #[arg(long, value_name = "FILE", conflicts_with_all = ["input_tokens"])]
     pub(super) dataset: Option<PathBuf>,
+    /// Conversations whose turns carry the server's earlier answers: a FILE (ShareGPT, OpenAI messages), or
+    /// turns=4,user=100,output=200[,system=500][,prompts=3]; counts may be ranges such as 2-8
+    #[arg(long, value_name = "WHAT", conflicts_with_all = ["input_tokens", "dataset"])]
+    pub(super) conversations: Option<String>,
+    /// Pause between an answer and the next turn of its conversation: `2s`, or `exp:2s` (exponential)
+    #[arg(long, value_name = "PAUSE", requires = "conversations")]
+    pub(super) turn_think: Option<Think>,
     /// Ask for exactly the wanted number of output tokens
     #[arg(long)]
     pub(super) ignore_eos: bool,
@@ -68,6 +93,9 @@ pub(crate) struct BenchArgs {
     /// First sends of a closed loop: spread over one request's time, `spread:5s`, or `burst` for all at once
     #[arg(long, value_name = "HOW", requires = "concurrency", default_value = "spread")]
     pub(super) start: StartMode,
+    /// Pause of a closed loop's slot between one request and the next: `2s`, or `exp:2s` (exponential)
+    #[arg(long, value_name = "PAUSE", requires = "concurrency")]
+    pub(super) think: Option<Think>,
     /// Name of the environment variable that holds the API key
     #[arg(long, value_name = "NAME")]
     pub(super) api_key_env: Option<String>,
@@ -103,16 +131,39 @@ pub(super) enum EndpointArg {
     Chat,
 }
 
+/// What is offered.
 pub(super) fn load(args: &BenchArgs) -> Result<Load, CommandError> {
-    match (args.concurrency, args.rate) {
-        (Some(concurrency), None) => Ok(Load::Closed { concurrency }),
-        (None, Some(rate)) if rate > 0.0 && rate.is_finite() => {
-            servelab_core::study::check::check_arrival(&args.arrival)
-                .map_err(|message| CommandError::usage(format!("`--arrival`: {message}")))?;
-            Ok(Load::Open { rate_per_s: rate, arrival: args.arrival.clone(), max_concurrency: args.max_concurrency })
-        }
-        _ => Err(CommandError::usage("`--rate` must be greater than 0 requests per second")),
+    servelab_core::study::check::check_arrival(&args.arrival)
+        .map_err(|message| CommandError::usage(format!("`--arrival`: {message}")))?;
+    let (arrival, max_concurrency) = (args.arrival.clone(), args.max_concurrency);
+    let is_positive = |number: f64| number.is_finite() && number > 0.0;
+    if let Some(concurrency) = args.concurrency {
+        let think_s = args.think.filter(|think| think.mean_s() > 0.0);
+        let start = Some(args.start).filter(|start| *start != StartMode::Spread);
+        return Ok(Load::Closed { concurrency, think_s, start });
     }
+    if let Some(ramp) = &args.ramp {
+        return Ok(Load::Ramp { ramp: ramp.clone(), arrival, max_concurrency });
+    }
+    match args.rate {
+        Some(rate_per_s) if is_positive(rate_per_s) => Ok(Load::Open { rate_per_s, arrival, max_concurrency }),
+        Some(_) => Err(CommandError::usage("`--rate` must be greater than 0 requests per second")),
+        None if is_positive(args.speed) => Ok(Load::Replay { speed: args.speed, max_concurrency }),
+        None => Err(CommandError::usage("`--speed` must be greater than 0").hint("1 is as recorded, 2 twice as fast")),
+    }
+}
+
+/// When it ends.
+pub(super) fn stop(args: &BenchArgs) -> Result<StopAt, CommandError> {
+    Ok(match (args.requests, args.duration, &args.ramp) {
+        (Some(requests), ..) => StopAt::Requests(requests),
+        (None, Some(seconds), _) => {
+            nanos(seconds, "--duration")?;
+            StopAt::DurationS(seconds)
+        }
+        (None, None, Some(ramp)) => StopAt::DurationS(ramp.duration_s()),
+        (None, None, None) => StopAt::TraceEnd,
+    })
 }
 
 pub(super) fn parse_slo(text: &str) -> Result<RequestSlo, CommandError> {

@@ -1,22 +1,21 @@
-//! From the arguments of `servelab bench` to a load: prompts, bodies, arrivals, limits.
+//! From the arguments of `servelab bench` to a load: what is sent, when, to whom, within which limits.
 
 use std::path::Path;
 use std::sync::Arc;
 
 use servelab_core::metrics::RequestSlo;
-use servelab_core::pacing::StartMode;
-use servelab_core::plan::Load;
-use servelab_core::workload::{DatasetSpec, FileFormat, FileSpec, SynthSpec};
-use servelab_data::{Prompt, PromptBody, PromptSource, StreamRequest, Tokenizer, TokenizerSource};
-use servelab_load::arrivals::{Arrival, Extent, Rate, Schedule};
-use servelab_load::{
-    ApiKey, BodyOptions, Endpoint, LoadSpec, Pacing, Prepared, PreparedRequest, Spread, Stop, Target, TlsTrust, clock,
-    request_body,
-};
+use servelab_core::pacing::Think;
+use servelab_core::plan::{Load, StopAt};
+use servelab_core::workload::DatasetSpec;
+use servelab_data::{PromptSource, StreamRequest, Tokenizer, TokenizerSource};
+use servelab_load::arrivals::{ArrivalError, Extent, Rate, Schedule};
+use servelab_load::{ApiKey, Endpoint, LoadSpec, Pacing, Pauses, Spread, Stop, Target, TlsTrust, clock};
 
-use super::args::{BenchArgs, EndpointArg, api_key, load, nanos, parse_slo};
+use super::args::{BenchArgs, EndpointArg, api_key, load, nanos, parse_slo, stop};
+use super::content::dataset;
 use crate::error::CommandError;
-use crate::requests::{timed_window_size, wire};
+use crate::feed::{Feed, Instants, Items, Wire};
+use crate::requests::{longest_output, scheduled, spread, timed_window_size, trace_suffices};
 
 /// One load that can be measured.
 pub(super) struct Trial {
@@ -33,115 +32,129 @@ pub(super) struct Trial {
 /// Makes the load that was asked for.
 pub(super) fn trial(args: &BenchArgs) -> Result<Trial, CommandError> {
     let slo = args.slo.as_deref().map(parse_slo).transpose()?;
-    let load = load(args)?;
-    let api_key = api_key(args)?;
-    let duration_ns = args.duration.map(|duration| nanos(duration, "--duration")).transpose()?;
-    let arrivals_ns = arrivals(args, duration_ns)?;
-    let dataset = dataset(args);
-    dataset.validate().map_err(|problem| CommandError::usage(problem.to_string()))?;
-    let longest = dataset.synth().map_or(256, |synth| synth.length_bounds().output.max);
-    let n = match (&arrivals_ns, args.requests, args.duration, args.concurrency) {
-        (Some(arrivals), ..) => arrivals.len(),
-        (None, Some(n), ..) => n as usize,
-        (None, None, Some(duration), Some(in_flight)) => timed_window_size(duration, in_flight, longest),
-        _ => 1,
-    };
+    let (load, stop_at, api_key) = (load(args)?, stop(args)?, api_key(args)?);
+    let dataset = dataset(args)?;
     let start = spread(args.start);
     // One request more, sent alone beforehand, shows over what time to spread the others.
     let needs_pilot = start == Spread::OneRequest && args.concurrency.is_some_and(|slots| slots > 1);
-    let n_warmup = args.warmup.max(u32::from(needs_pilot));
+    let warmup = u64::from(args.warmup.max(u32::from(needs_pilot)));
     let tokenizer = Tokenizer::load(&args.tokenizer.parse().unwrap_or(TokenizerSource::Builtin))?;
     let mut source = PromptSource::open(&dataset, Path::new(""), Arc::new(tokenizer), args.seed)?;
-    let streams = [
-        StreamRequest { name: "bench/warmup".to_owned(), n: n_warmup as usize },
-        StreamRequest { name: "bench/window".to_owned(), n },
-    ];
-    let drawn = source.draw(&streams)?;
-    let [warmup, window] = <[Vec<Prompt>; 2]>::try_from(drawn).unwrap_or_default();
-    let endpoint = match (args.endpoint, window.first().map(|prompt| &prompt.body)) {
-        (Some(EndpointArg::Chat), _) | (None, Some(PromptBody::Messages(_))) => Endpoint::Chat,
+    let endpoint = match (args.endpoint, source.has_messages()) {
+        (Some(EndpointArg::Chat), _) | (None, Some(true) | None) => Endpoint::Chat,
         _ => Endpoint::Completions,
     };
-    let prepare = |first: usize, prompts: &[Prompt]| -> Vec<PreparedRequest> {
-        prompts.iter().enumerate().map(|(i, prompt)| prepared(args, endpoint, first + i, prompt)).collect()
-    };
-    let (warmup, window) = (prepare(0, &warmup), prepare(warmup.len(), &window));
-    let planned = (args.duration.is_none() || arrivals_ns.is_some()).then_some((warmup.len() + window.len()) as u64);
-    let warmup_len = warmup.len() as u64;
-    let (pacing, requests) = match (arrivals_ns, args.concurrency) {
-        (Some(arrivals_ns), _) => {
-            (Pacing::Open { max_concurrency: args.max_concurrency }, Prepared::open(warmup, window, &arrivals_ns))
+    let n = most_requests(args, &load, stop_at, &dataset)?;
+    let content = content(&mut source, &dataset, n, stop_at, warmup as usize)?;
+    let unusable = |error: ArrivalError| CommandError::usage(error.to_string());
+    let at = |arrival: &str, rate: &Rate| scheduled(arrival, rate, stop_at, warmup, args.seed).map_err(unusable);
+    let (pacing, instants) = match &load {
+        Load::Closed { concurrency, think_s, .. } => {
+            let think = think_s.map(|think| Pauses { think, seed: args.seed });
+            (Pacing::Closed { concurrency: *concurrency, start, think }, Instants::Now)
         }
-        (None, concurrency) => (
-            Pacing::Closed { concurrency: concurrency.unwrap_or(1), start, think: None },
-            Prepared::new(warmup, window),
+        Load::Offline { batch_size, .. } => (Pacing::Batches { size: *batch_size }, Instants::Now),
+        Load::Open { rate_per_s, arrival, max_concurrency } => {
+            (Pacing::Open { max_concurrency: *max_concurrency }, at(arrival, &Rate::Constant(*rate_per_s))?)
+        }
+        Load::Ramp { ramp, arrival, max_concurrency } => {
+            (Pacing::Open { max_concurrency: *max_concurrency }, at(arrival, &Rate::Ramp(ramp.clone()))?)
+        }
+        Load::Replay { speed, max_concurrency } => (
+            Pacing::Open { max_concurrency: *max_concurrency },
+            Instants::Recorded { speed: *speed, zero_ns: content.zero_ns },
         ),
+    };
+    let wire =
+        Wire { model: args.model.clone(), endpoint, ignore_eos: args.ignore_eos, temperature: 0.0, max_output: None };
+    let requests = match stop_at {
+        StopAt::Requests(requests) => Some(u64::from(requests)),
+        _ => None,
+    };
+    let think: Option<Think> = match &dataset {
+        DatasetSpec::Conversations(talks) => talks.think_s,
+        _ => None,
+    };
+    let feed = Feed::new(content.items, instants, wire, warmup, requests).with_think(think, args.seed);
+    let stop = match stop_at {
+        StopAt::DurationS(seconds) => Stop::Duration { ns: nanos(seconds, "--duration")? },
+        StopAt::Steady { min_s, max_s } => {
+            Stop::Steady { min_ns: nanos(min_s, "min_s")?, max_ns: nanos(max_s, "max_s")? }
+        }
+        StopAt::Requests(_) | StopAt::TraceEnd => Stop::AllRequests,
     };
     let trust = TlsTrust { ca_file: args.ca_file.clone() };
     let target = Target { base_url: args.url.clone(), endpoint, api_key: api_key.clone(), trust };
-    let stop = duration_ns.map_or(Stop::AllRequests, |ns| Stop::Duration { ns });
-    let mut spec = LoadSpec::new(target, clock::new_epoch(), requests, pacing, stop);
-    spec.warmup = warmup_len;
+    let mut spec = LoadSpec::new(target, clock::new_epoch(), feed, pacing, stop);
+    spec.warmup = warmup;
     spec.request_timeout_ns = nanos(args.timeout, "--timeout")?;
     spec.drain_timeout_ns = spec.drain_timeout_ns.min(spec.request_timeout_ns);
     spec.threads = args.threads;
     spec.source_addresses = args.source_ip.clone();
     spec.canary = !args.no_canary;
+    let planned = requests.or(content.n).map(|n| n + warmup);
     Ok(Trial { spec, load, slo, ignore_eos: args.ignore_eos, planned, api_key })
 }
 
-fn arrivals(args: &BenchArgs, duration_ns: Option<i64>) -> Result<Option<Vec<i64>>, CommandError> {
-    let Some(rate) = args.rate else { return Ok(None) };
-    let process: Arrival =
-        args.arrival.parse().map_err(|error| CommandError::usage(format!("`--arrival`: {error}")))?;
-    let extent = match (args.requests, duration_ns) {
-        (Some(n), _) => Extent::Count(n as usize),
-        (None, Some(ns)) => Extent::DurationNs(ns),
-        (None, None) => Extent::Count(1),
-    };
-    let schedule = Schedule::new(&process, &Rate::Constant(rate), extent, args.seed);
-    Ok(Some(schedule.map_err(|error| CommandError::usage(error.to_string()))?.collect()))
+/// What is sent, before its bodies are made.
+struct Content {
+    items: Items,
+    /// Requests of the window, where the trace says it.
+    n: Option<u64>,
+    /// Of a replay: recorded instant of the first request after the warm-up.
+    zero_ns: i64,
 }
 
-fn spread(start: StartMode) -> Spread {
-    match start {
-        StartMode::Spread => Spread::OneRequest,
-        StartMode::Burst => Spread::Burst,
-        #[expect(clippy::cast_possible_truncation, reason = "checked when it was read")]
-        StartMode::SpreadS(seconds) => Spread::Over { ns: (seconds * 1e9) as i64 },
+/// Opens the streams. A replay goes through its trace once, warm-up and all; other loads have a stream for each.
+fn content(
+    source: &mut PromptSource,
+    dataset: &DatasetSpec,
+    n: usize,
+    stop: StopAt,
+    warmup: usize,
+) -> Result<Content, CommandError> {
+    if let (DatasetSpec::Trace(trace), Some(available)) = (dataset, source.remaining()) {
+        let asked = match stop {
+            StopAt::Requests(requests) => requests as usize,
+            _ => 1,
+        };
+        trace_suffices(&trace.path, available, asked, warmup).map_err(CommandError::usage)?;
+        let zero_ns = source.trace_instant_ns(warmup)?.unwrap_or(0);
+        let mut streams = source.streams(&[StreamRequest::items("bench/window", available)])?;
+        let items: Items = match streams.pop() {
+            Some(stream) => Box::new(stream),
+            None => Box::new(std::iter::empty()),
+        };
+        return Ok(Content { items, n: Some((available - warmup) as u64), zero_ns });
     }
+    let requests = [StreamRequest::items("bench/warmup", warmup), StreamRequest::requests("bench/window", n)];
+    let mut streams = source.streams(&requests)?.into_iter();
+    let before = streams.next().into_iter().flatten().take(warmup);
+    let items: Items = Box::new(before.chain(streams.next().into_iter().flatten()));
+    Ok(Content { items, n: None, zero_ns: 0 })
 }
 
-fn prepared(args: &BenchArgs, endpoint: Endpoint, position: usize, prompt: &Prompt) -> PreparedRequest {
-    let options = BodyOptions {
-        model: args.model.clone(),
-        max_tokens: Some(i64::from(prompt.output_tokens)),
-        ignore_eos: args.ignore_eos,
-        temperature: Some(prompt.temperature.unwrap_or(0.0)),
-        stream: true,
-        extra: serde_json::Map::new(),
+/// Requests of the window at most: how many a file must hold.
+fn most_requests(args: &BenchArgs, load: &Load, stop: StopAt, dataset: &DatasetSpec) -> Result<usize, CommandError> {
+    let seconds = match stop {
+        StopAt::Requests(requests) => return Ok(requests as usize),
+        StopAt::DurationS(seconds) | StopAt::Steady { max_s: seconds, .. } => seconds,
+        StopAt::TraceEnd => return Ok(1),
     };
-    PreparedRequest {
-        request_idx: i64::try_from(position).unwrap_or(i64::MAX),
-        body: request_body(endpoint, &wire(&prompt.body), &options),
-        input_tokens: Some(i64::from(prompt.input_tokens)),
-        requested_output_tokens: Some(i64::from(prompt.output_tokens)),
-        ignore_eos: args.ignore_eos,
-    }
-}
-
-fn dataset(args: &BenchArgs) -> DatasetSpec {
-    match &args.dataset {
-        Some(path) => DatasetSpec::File(FileSpec {
-            path: path.to_string_lossy().into_owned(),
-            format: FileFormat::default(),
-            output_tokens: args.output_tokens,
-        }),
-        None => {
-            let (input, output) = (args.input_tokens.unwrap_or(1), args.output_tokens.unwrap_or(1));
-            let mut synth = SynthSpec::exact(args.requests.unwrap_or(100), input, output);
-            synth.seed = args.seed;
-            DatasetSpec::Synth(synth)
+    let (arrival, rate) = match load {
+        Load::Closed { concurrency, .. } => {
+            return Ok(timed_window_size(seconds, *concurrency, longest_output(dataset, None)));
         }
+        Load::Open { rate_per_s, arrival, .. } => (arrival, Rate::Constant(*rate_per_s)),
+        Load::Ramp { ramp, arrival, .. } => (arrival, Rate::Ramp(ramp.clone())),
+        Load::Replay { .. } | Load::Offline { .. } => return Ok(1),
+    };
+    // What is generated needs no number.
+    if dataset.file().is_none() {
+        return Ok(1);
     }
+    let unusable = |error: ArrivalError| CommandError::usage(error.to_string());
+    let process = arrival.parse().map_err(unusable)?;
+    let extent = Extent::DurationNs(nanos(seconds, "--duration")?);
+    Ok(Schedule::new(&process, &rate, extent, args.seed).map_err(unusable)?.count())
 }

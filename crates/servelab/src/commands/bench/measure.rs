@@ -6,7 +6,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use servelab_core::metrics::counter_resets;
-use servelab_core::plan::Load;
 use servelab_core::result::BenchResult;
 use servelab_core::verdict::{CellEvidence, judge};
 use servelab_load::prometheus::{ScrapeOptions, ScrapeOutcome, ScrapeTarget, Scraper};

@@ -1,8 +1,9 @@
 //! `servelab bench`: one load against any OpenAI-compatible endpoint, measured by the same client, definitions and
-//! verdicts as a study's cells. `args` is what may be typed, `load` makes the load, `measure` drives and judges it, `live`
+//! verdicts as a study's cells. `args` is what may be typed, `content` and `load` make the load, `measure` drives and judges it, `live`
 //! shows it meanwhile; here the results are written and printed.
 
 mod args;
+mod content;
 mod live;
 mod load;
 mod measure;
