@@ -256,8 +256,11 @@ impl Bench<'_> {
         records: &StoredRecords,
     ) -> Result<BenchResult, StoreError> {
         let load = &subject.cell.load;
-        let options =
-            SummaryOptions { prom: &scraped.samples, slo: self.options.slo, closed_loop_slots: load.busy_slots() };
+        let options = SummaryOptions {
+            prom: &scraped.samples,
+            slo: self.options.slo,
+            closed_loop_slots: load.busy_slots().filter(|_| !subject.prepared.slots_pause),
+        };
         let (mut result, requests): (BenchResult, RequestEvidence) = records.summarise(outcome, options)?;
         let mut evidence = CellEvidence::new(&result, load, requests);
         evidence.success_required = self.options.success_required;
@@ -269,6 +272,7 @@ impl Bench<'_> {
         evidence.server_resets = counter_resets(&scraped.samples, outcome.window_start_ns, outcome.window_end_ns);
         let is_split = subject.point.roles.iter().any(|role| role.role == "prefill");
         evidence.servers_per_request = if is_split { 2 } else { 1 };
+        evidence.slots_pause = subject.prepared.slots_pause;
         evidence.expected_prefix_hit_rate = subject.prepared.expected_prefix_hit_rate;
         evidence.simulated = self.is_simulated;
         let verdict = judge(&evidence);

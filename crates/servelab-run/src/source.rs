@@ -18,6 +18,8 @@ pub struct PreparedCell {
     pub stop: Stop,
     /// Endpoint that the bodies are written for.
     pub endpoint: Endpoint,
+    /// The slots of a closed loop pause between the turns of their conversations.
+    pub slots_pause: bool,
     /// Prefix-cache hit rate (0–1) that the prompts imply; `None` when hits are wanted or unknown.
     pub expected_prefix_hit_rate: Option<f64>,
 }

@@ -156,6 +156,7 @@ impl<'a> StudyRequests<'a> {
             requests: Box::new(feed),
             warmup,
             planned: warmup + planned as u64,
+            slots_pause: think.is_some_and(|think| think.mean_s() > 0.0),
             pacing,
             stop,
             endpoint,

@@ -13,7 +13,7 @@ use servelab_core::site::{SITE_SCHEMA_VERSION, Site};
 use servelab_core::source::{Diagnostic, SourceMap};
 use servelab_core::study::{self, EngineKind, Study};
 use servelab_core::version::VersionSpec;
-use servelab_core::workload::GENERATOR_VERSION;
+use servelab_core::workload::{DatasetSpec, GENERATOR_VERSION};
 use servelab_core::yaml::{self, Node};
 use servelab_data::{Tokenizer, TokenizerSource};
 
@@ -180,13 +180,26 @@ impl StudyInput {
                 .content_key(|file| servelab_data::file_sha256(file, &self.folder))
                 .map_err(|error| at(error.to_string()))?;
             let bounds = workload.dataset.length_bounds();
+            // A trace is read to its end here, so that what is wrong in it is known before a server is started.
+            let trace = match &workload.dataset {
+                DatasetSpec::Trace(trace) => Some(
+                    servelab_data::summarise_trace(trace, &self.folder)
+                        .map_err(|error| at(format!("cannot {error}")))?,
+                ),
+                _ => None,
+            };
             let cap = |tokens: u32| workload.output.max.map_or(tokens, |max| max.min(tokens));
             out.insert(
                 name.to_owned(),
                 DatasetFacts {
                     content,
-                    max_input_tokens: bounds.map(|bounds| bounds.input.max),
-                    max_output_tokens: bounds.map(|bounds| cap(bounds.output.max)),
+                    max_input_tokens: trace
+                        .map(|trace| trace.max_input_tokens)
+                        .or(bounds.map(|bounds| bounds.input.max)),
+                    max_output_tokens: trace
+                        .map(|trace| trace.max_output_tokens)
+                        .or(bounds.map(|bounds| bounds.output.max))
+                        .map(cap),
                 },
             );
         }

@@ -39,6 +39,8 @@ pub struct CellEvidence<'a> {
     pub expected_prefix_hit_rate: Option<f64>,
     /// The engine is a simulator.
     pub simulated: bool,
+    /// The slots of a closed loop pause between the turns of their conversations, so they are not all busy.
+    pub slots_pause: bool,
 }
 
 impl<'a> CellEvidence<'a> {
@@ -58,6 +60,7 @@ impl<'a> CellEvidence<'a> {
             servers_per_request: 1,
             expected_prefix_hit_rate: None,
             simulated: false,
+            slots_pause: false,
         }
     }
 }

@@ -294,7 +294,7 @@ fn factor_not_exercised(evidence: &CellEvidence<'_>) -> Option<VerdictReason> {
 }
 
 fn not_steady(evidence: &CellEvidence<'_>) -> Option<VerdictReason> {
-    let concurrency = evidence.load.busy_slots()?;
+    let concurrency = evidence.load.busy_slots().filter(|_| !evidence.slots_pause)?;
     let result = evidence.result;
     let length_s = result.steady.as_ref().map_or(0.0, |steady| steady.end_s - steady.start_s);
     if length_s > 0.5 * result.duration_s {

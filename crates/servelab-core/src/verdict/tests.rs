@@ -378,6 +378,13 @@ fn not_steady() {
     result.steady = None;
     let verdict = judge(&CellEvidence::new(&result, &closed, found.clone()));
     assert_eq!(has(&verdict, "not_steady"), Some(Severity::Warning));
+    // Slots that pause are not all busy, and nobody expects it.
+    let mut evidence = CellEvidence::new(&result, &closed, found.clone());
+    evidence.slots_pause = true;
+    assert_eq!(has(&judge(&evidence), "not_steady"), None);
+    let think_s = Some(crate::pacing::Think::Constant(1.0));
+    let pausing = Load::Closed { concurrency: 4, think_s, start: None };
+    assert_eq!(has(&judge(&CellEvidence::new(&result, &pausing, found.clone())), "not_steady"), None);
     result.steady = Some(crate::result::SteadyWindow {
         start_s: 1.0,
         end_s: 9.5,

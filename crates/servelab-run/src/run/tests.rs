@@ -52,6 +52,7 @@ impl RequestSource for Prompts {
             )),
             warmup: 2,
             planned: 14,
+            slots_pause: false,
             pacing: Pacing::closed(cell.load.value() as u32),
             stop: Stop::AllRequests,
             endpoint: Endpoint::Completions,

@@ -3,10 +3,10 @@
 use servelab_testkit::{Place, Spawned, at, keys, number};
 
 const BIN: &str = env!("CARGO_BIN_EXE_servelab");
-const MODEL: &str = "meta-llama/Llama-3.1-8B";
+pub(crate) const MODEL: &str = "meta-llama/Llama-3.1-8B";
 
 /// A simulator, and its address.
-fn server(place: &Place, options: &str) -> (Spawned, String) {
+pub(crate) fn server(place: &Place, options: &str) -> (Spawned, String) {
     let line = format!("sim --listen 127.0.0.1:0 --model {MODEL} --max-model-len 4096 {options}");
     let mut sim = place.servelab(&line).spawn();
     sim.wait_for("listens on http://");

@@ -17,6 +17,7 @@ mod run;
 mod schema;
 mod scripts;
 mod stops;
+mod traffic;
 
 use std::path::{Path, PathBuf};
 

@@ -24,6 +24,8 @@ pub(super) struct Trial {
     pub(super) load: Load,
     pub(super) slo: Option<RequestSlo>,
     pub(super) ignore_eos: bool,
+    /// Slots of a closed loop pause between the turns of their conversations.
+    pub(super) slots_pause: bool,
     /// Requests that will be sent, if that is known.
     pub(super) planned: Option<u64>,
     pub(super) api_key: Option<ApiKey>,
@@ -93,7 +95,7 @@ pub(super) fn trial(args: &BenchArgs) -> Result<Trial, CommandError> {
     spec.source_addresses = args.source_ip.clone();
     spec.canary = !args.no_canary;
     let planned = requests.or(content.n).map(|n| n + warmup);
-    Ok(Trial { spec, load, slo, ignore_eos: args.ignore_eos, planned, api_key })
+    Ok(Trial { spec, load, slo, ignore_eos: args.ignore_eos, slots_pause: think.is_some(), planned, api_key })
 }
 
 /// What is sent, before its bodies are made.

@@ -31,7 +31,7 @@ pub(super) struct Measured {
 
 /// Measures `trial`; the records are written into `folder`.
 pub(super) fn measure(trial: Trial, folder: &Path, keep_events: bool, ui: Ui) -> Result<Measured, CommandError> {
-    let Trial { spec, load, slo, ignore_eos, planned, api_key } = trial;
+    let Trial { spec, load, slo, ignore_eos, slots_pause, planned, api_key } = trial;
     std::fs::create_dir_all(folder)
         .map_err(|error| CommandError::failed(format!("cannot make `{}`: {error}", folder.display())))?;
     let metrics_url = format!("{}/metrics", root_url(&spec.target.base_url));
@@ -59,11 +59,12 @@ pub(super) fn measure(trial: Trial, folder: &Path, keep_events: bool, ui: Ui) ->
     };
     let records = sink.finish()?;
     let prom = scraped.as_ref().map(|scraped| scraped.samples.as_slice()).unwrap_or_default();
-    let closed_loop_slots = load.busy_slots();
+    let closed_loop_slots = load.busy_slots().filter(|_| !slots_pause);
     let (mut result, requests) = records.summarise(&outcome, SummaryOptions { prom, slo, closed_loop_slots })?;
     let mut evidence = CellEvidence::new(&result, &load, requests);
     evidence.metrics_expected = scraped.is_some();
     evidence.ignore_eos = ignore_eos;
+    evidence.slots_pause = slots_pause;
     evidence.server_resets = counter_resets(prom, outcome.window_start_ns, outcome.window_end_ns);
     let verdict = judge(&evidence);
     result.verdict = verdict;
