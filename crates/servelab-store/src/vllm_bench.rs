@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use serde_json::{Map, Value, json};
-use servelab_core::metrics::{EventIndex, RequestTimes, quantile_linear};
+use servelab_core::metrics::{ClientQueue, EventIndex, Outcome, RequestTimes, outcome, quantile_linear};
 use servelab_core::record::{EventRecord, Phase, RequestRecord};
 
 /// What the records do not say.
@@ -12,7 +12,7 @@ use servelab_core::record::{EventRecord, Phase, RequestRecord};
 pub struct VllmBenchInfo {
     /// Local time as `YYYYMMDD-HHMMSS`.
     pub date: String,
-    /// `openai` or `openai-chat`.
+    /// `openai`, `openai-chat`, or the name of a native endpoint.
     pub backend: String,
     /// Model name.
     pub model: String,
@@ -28,6 +28,10 @@ pub struct VllmBenchInfo {
     pub duration_s: f64,
     /// Requests per second that met the request SLO.
     pub goodput_requests_per_s: Option<f64>,
+    /// CLOCK_MONOTONIC at the epoch of the stamps: start times are on that clock, as Python's `perf_counter` on Linux.
+    pub epoch_monotonic_ns: i64,
+    /// Answers by request index, when they were kept; without them `generated_texts` is left out.
+    pub generated_texts: Option<BTreeMap<i64, String>>,
 }
 
 /// The document, from the window's records.
@@ -71,23 +75,73 @@ pub fn vllm_bench(info: &VllmBenchInfo, requests: &[RequestRecord], events: &[Ev
     statistics(&mut out, "tpot", times.iter().filter_map(|times| times.tpot_vllm_ns.map(|ns| ns / 1e6)).collect());
     statistics(&mut out, "itl", gaps);
     statistics(&mut out, "e2el", times.iter().filter_map(|times| times.e2e_ns.map(ms)).collect());
+    if info.max_concurrency.is_some() {
+        let waits: Vec<f64> = ok.iter().map(|request| ms(slot_wait_ns(request))).collect();
+        if info.request_rate.is_some() {
+            let with_wait = ok
+                .iter()
+                .zip(&times)
+                .filter_map(|(request, times)| Some(ms(times.e2e_ns?.saturating_add(slot_wait_ns(request)))));
+            statistics(&mut out, "e2el_including_client_queue", with_wait.collect());
+        }
+        statistics(&mut out, "client_queue_time", waits);
+    }
     let (peak_tokens, peak_requests) = peaks(&ok, &index);
     let mut put = |key: &str, value: Value| {
         out.insert(key.to_owned(), value);
     };
     put("max_output_tokens_per_s", json!(peak_tokens));
     put("max_concurrent_requests", json!(peak_requests));
+    // Audio only.
+    put("rtfx", json!(0.0));
     let list = |value: &dyn Fn(&RequestRecord) -> Value| -> Value {
         Value::Array(window.iter().map(|request| value(request)).collect())
     };
+    // As in vLLM's files, a failed request has no tokens and no times.
+    let good = |request: &RequestRecord, value: Option<i64>| value.filter(|_| request.is_success());
     put("input_lens", list(&|request| json!(tokens(request.input_tokens))));
-    put("output_lens", list(&|request| json!(if request.is_success() { tokens(request.output_tokens) } else { 0 })));
-    put("ttfts", list(&|request| json!(RequestTimes::of(request).ttft_ns.map_or(0.0, seconds))));
-    put("itls", list(&|request| index.gaps(request.request_idx).map(|(gap, _)| seconds(gap)).collect()));
-    put("latencies", list(&|request| json!(RequestTimes::of(request).e2e_ns.map_or(0.0, seconds))));
-    put("start_times", list(&|request| json!(request.t_send.map_or(0.0, seconds))));
-    put("errors", list(&|request| json!(request.failure_code.as_deref().unwrap_or_default())));
+    put("output_lens", list(&|request| json!(tokens(good(request, request.output_tokens)))));
+    put("ttfts", list(&|request| json!(good(request, RequestTimes::of(request).ttft_ns).map_or(0.0, seconds))));
+    put(
+        "itls",
+        list(&|request| {
+            let gaps = index.gaps(request.request_idx).filter(|_| request.is_success());
+            gaps.map(|(gap, _)| seconds(gap)).collect()
+        }),
+    );
+    put("latencies", list(&|request| json!(good(request, RequestTimes::of(request).e2e_ns).map_or(0.0, seconds))));
+    put(
+        "start_times",
+        list(&|request| json!(request.t_send.map_or(0.0, |t| seconds(t.saturating_add(info.epoch_monotonic_ns))))),
+    );
+    put("queue_times", list(&|request| json!(seconds(slot_wait_ns(request)))));
+    put("errors", list(&|request| json!(error(request))));
+    if let Some(texts) = &info.generated_texts {
+        let text = |request: &RequestRecord| texts.get(&request.request_idx).map_or("", String::as_str);
+        put("generated_texts", list(&|request| json!(text(request))));
+    }
+    if window.iter().any(|request| request.server_ttft_ms.is_some()) {
+        let seconds = |ms: Option<f64>| ms.map(|ms| ms / 1e3);
+        // vLLM's own TTFT begins when the request is scheduled.
+        let since_scheduled = |r: &RequestRecord| Some(r.server_ttft_ms? - r.server_queue_ms.unwrap_or(0.0));
+        put("server_queue_times", list(&|request| json!(seconds(request.server_queue_ms))));
+        put("server_ttfts", list(&|request| json!(seconds(since_scheduled(request)))));
+    }
     Value::Object(out)
+}
+
+/// What vLLM calls the client's queue: waiting for the cap on requests in flight.
+fn slot_wait_ns(request: &RequestRecord) -> i64 {
+    ClientQueue::of(request).map_or(0, |queue| queue.slot_wait_ns)
+}
+
+/// Empty for a success: that is how readers of these files tell.
+fn error(request: &RequestRecord) -> &str {
+    match outcome(request) {
+        Outcome::Completed => "",
+        Outcome::Failed(code) => code,
+        Outcome::Censored => "censored",
+    }
 }
 
 fn statistics(out: &mut Map<String, Value>, name: &str, mut samples: Vec<f64>) {
@@ -161,6 +215,36 @@ mod tests {
         check("errors", json!(["", "", "http_503"]));
         check("itls", json!([[0.1, 0.1], [0.2], []]));
         check("max_concurrent_requests", json!(2));
+        check("ttfts", json!([0.1, 0.2, 0.0]));
+        check("output_lens", json!([3, 2, 0]));
+        assert!(out.get("generated_texts").is_none() && out.get("server_ttfts").is_none());
+        assert!(out.get("mean_client_queue_time_ms").is_none(), "there was no cap");
+    }
+
+    #[test]
+    fn waiting_for_the_cap_and_the_server_s_times_have_their_keys() {
+        let mut waited = request(0, 100, 200, 300, 3);
+        (waited.t_sched, waited.t_slot) = (0, Some(90_000_000));
+        (waited.server_queue_ms, waited.server_ttft_ms) = (Some(10.0), Some(60.0));
+        let mut empty = request(1, 0, 0, 0, 0);
+        (empty.t_first, empty.t_last, empty.output_tokens, empty.t_done) = (None, None, None, Some(5));
+        let info = VllmBenchInfo {
+            request_rate: Some(5.0),
+            max_concurrency: Some(1),
+            epoch_monotonic_ns: 1_000_000_000,
+            generated_texts: Some([(0, "abc".to_owned())].into()),
+            ..VllmBenchInfo::default()
+        };
+        let out = vllm_bench(&info, &[waited, empty], &[]);
+        let check = |key: &str, expected: Value| assert_eq!(out[key], expected, "{key}");
+        check("mean_client_queue_time_ms", json!(90.0));
+        check("mean_e2el_including_client_queue_ms", json!(290.0));
+        check("queue_times", json!([0.09, 0.0]));
+        check("start_times", json!([1.1, 1.0]));
+        check("generated_texts", json!(["abc", ""]));
+        check("server_queue_times", json!([0.01, null]));
+        check("server_ttfts", json!([0.05, null]));
+        check("errors", json!(["", "zero_tokens"]));
     }
 
     #[test]
@@ -172,8 +256,8 @@ mod tests {
         };
         let real: Map<String, Value> = serde_json::from_str(&text).unwrap();
         let ours = vllm_bench(&VllmBenchInfo::default(), &[], &[]);
-        // `run` and `note` are the user's own --metadata; the others need the text or an audio model.
-        let absent = ["run", "note", "generated_texts", "queue_times", "rtfx"];
+        // `run` and `note` are the user's own --metadata; texts are there when they were kept.
+        let absent = ["run", "note", "generated_texts"];
         let missing: Vec<&String> =
             real.keys().filter(|key| ours.get(key.as_str()).is_none() && !absent.contains(&key.as_str())).collect();
         assert!(missing.is_empty(), "{missing:?}");

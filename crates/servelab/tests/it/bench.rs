@@ -1,5 +1,8 @@
 //! `servelab bench` against a server that the test starts: what it prints, what it leaves, how it fails.
 
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::{TcpListener, TcpStream};
+
 use servelab_testkit::{Place, Spawned, at, keys, number};
 
 const BIN: &str = env!("CARGO_BIN_EXE_servelab");
@@ -95,4 +98,71 @@ fn wrong_usage_is_told_before_anything_is_sent() {
     check("--concurrency 2 --requests 4 --api-key-env SERVELAB_NO_SUCH_KEY", 2, "`SERVELAB_NO_SUCH_KEY` is not set");
     check("--concurrency 2 --requests 4", 1, "is the server running");
     assert!(place.list(".").is_empty(), "nothing is left on disk");
+}
+
+/// A server that speaks one native dialect: what its path and answer are.
+fn native_server(path: &'static str, events: &'static [&'static str]) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let answer = move |stream: TcpStream| {
+        let mut reader = BufReader::new(&stream);
+        loop {
+            let (mut head, mut body) = (String::new(), Vec::new());
+            while !head.ends_with("\r\n\r\n") {
+                if !reader.read_line(&mut head).is_ok_and(|n| n > 0) {
+                    return;
+                }
+            }
+            let length =
+                head.lines().find_map(|line| line.to_ascii_lowercase().strip_prefix("content-length: ")?.parse().ok());
+            body.resize(length.unwrap_or(0), 0);
+            reader.read_exact(&mut body).unwrap();
+            let wire = if head.starts_with(&format!("POST {path} ")) {
+                let events: String = events.iter().map(|event| format!("data: {event}\n\n")).collect();
+                format!(
+                    "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ncontent-length: {}\r\n\r\n{events}",
+                    events.len()
+                )
+            } else {
+                "HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n".to_owned()
+            };
+            (&stream).write_all(wire.as_bytes()).unwrap();
+        }
+    };
+    std::thread::spawn(move || {
+        for stream in listener.incoming().map_while(Result::ok) {
+            std::thread::spawn(move || answer(stream));
+        }
+    });
+    url
+}
+
+#[test]
+fn native_endpoints_are_driven_and_their_texts_kept() {
+    const SGLANG: &[&str] = &[
+        r#"{"text":" a","output_ids":[1],"meta_info":{"id":"r","finish_reason":null,"prompt_tokens":9,"completion_tokens":1}}"#,
+        r#"{"text":" a b","output_ids":[1,2],"meta_info":{"id":"r","finish_reason":{"type":"length"},"prompt_tokens":9,"completion_tokens":2,"e2e_latency":0.000001}}"#,
+        "[DONE]",
+    ];
+    const LLAMA: &[&str] = &[
+        r#"{"index":0,"content":" a","tokens":[1],"stop":false,"tokens_predicted":1,"tokens_evaluated":9}"#,
+        r#"{"index":0,"content":" b","tokens":[2],"stop":false,"tokens_predicted":2,"tokens_evaluated":9}"#,
+        r#"{"index":0,"content":"","tokens":[],"stop":true,"tokens_predicted":2,"tokens_evaluated":9,"stop_type":"limit"}"#,
+    ];
+    for (endpoint, path, events) in
+        [("sglang-generate", "/generate", SGLANG), ("llamacpp-completion", "/completion", LLAMA)]
+    {
+        let url = native_server(path, events);
+        let place = Place::new(BIN);
+        let line = format!(
+            "bench --url {url}/v1 --model any --endpoint {endpoint} --concurrency 2 --requests 4 --input-tokens 9 \
+             --output-tokens 2 --ignore-eos --keep-text --out out --json"
+        );
+        let result = place.servelab(&line).run().expect(0).json();
+        assert_eq!((number(&result, "requests.completed"), number(&result, "output_tokens")), (4.0, 8.0), "{endpoint}");
+        assert_eq!(number(&result, "token_source.server_usage"), 4.0, "{endpoint}");
+        let vllm = place.json("out/vllm_bench.json");
+        assert_eq!(at(&vllm, "generated_texts"), &serde_json::json!([" a b", " a b", " a b", " a b"]), "{endpoint}");
+        assert_eq!(at(&vllm, "backend"), endpoint);
+    }
 }

@@ -12,6 +12,7 @@ mod info;
 mod init;
 mod plan;
 mod real_vllm;
+mod real_vllm_bench;
 mod report;
 mod run;
 mod schema;

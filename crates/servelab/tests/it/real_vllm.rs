@@ -1,6 +1,7 @@
-//! The example study `vllm-cpu` against a real vLLM: two points × two loads, with a `kill -9` in the middle. Three server
-//! starts of one to two minutes each, so the offline test command leaves it out and says so. Latencies mean nothing on a
-//! small machine; counts, tokens, order and agreement with the server's own numbers do.
+//! The example study `vllm-cpu` against a real vLLM: two points × two loads, with a `kill -9` in the middle; before it,
+//! `bench` beside vLLM's own (`real_vllm_bench`). Four server starts of one to two minutes each, so the offline test
+//! command leaves it out and says so. Latencies mean nothing on a small machine; counts, tokens, order and agreement with
+//! the server's own numbers do.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write as _;
@@ -169,6 +170,7 @@ fn real_vllm() {
     let tokenizer = Tokenizer::load(&TokenizerSource::Path(real.models.join(MODEL))).unwrap();
     let prompt = "def greet(name):\n    return 'hello ' + name\n";
     let expected_ids: Vec<i64> = tokenizer.encode(prompt).unwrap().into_iter().map(i64::from).collect();
+    super::real_vllm_bench::compare(&real.vllm, &real.models.join(MODEL));
     let lab = Lab::new(real);
 
     // The first run is killed while the second point's open load is being measured.

@@ -7,7 +7,7 @@ use clap::{Args, ValueEnum};
 use servelab_core::metrics::RequestSlo;
 use servelab_core::pacing::{Ramp, StartMode, Think};
 use servelab_core::plan::{Load, StopAt};
-use servelab_load::ApiKey;
+use servelab_load::{ApiKey, Endpoint};
 
 use crate::error::CommandError;
 
@@ -120,6 +120,9 @@ pub(crate) struct BenchArgs {
     /// Also write events.parquet (one row per token-bearing event)
     #[arg(long, requires = "out")]
     pub(super) events: bool,
+    /// Also keep the answers' texts, in vllm_bench.json
+    #[arg(long, requires = "out")]
+    pub(super) keep_text: bool,
     /// Print result.json
     #[arg(long)]
     pub(super) json: bool,
@@ -127,8 +130,26 @@ pub(crate) struct BenchArgs {
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
 pub(super) enum EndpointArg {
+    /// OpenAI's /v1/completions
     Completions,
+    /// OpenAI's /v1/chat/completions
     Chat,
+    /// SGLang's own /generate
+    SglangGenerate,
+    /// llama.cpp's own /completion
+    #[value(name = "llamacpp-completion")]
+    LlamaCppCompletion,
+}
+
+impl EndpointArg {
+    pub(super) fn endpoint(self) -> Endpoint {
+        match self {
+            Self::Completions => Endpoint::Completions,
+            Self::Chat => Endpoint::Chat,
+            Self::SglangGenerate => Endpoint::SglangGenerate,
+            Self::LlamaCppCompletion => Endpoint::LlamaCppCompletion,
+        }
+    }
 }
 
 /// What is offered.

@@ -11,7 +11,7 @@ use servelab_data::{PromptSource, StreamRequest, Tokenizer, TokenizerSource};
 use servelab_load::arrivals::{ArrivalError, Extent, Rate, Schedule};
 use servelab_load::{ApiKey, Endpoint, LoadSpec, Pacing, Pauses, Spread, Stop, Target, TlsTrust, clock};
 
-use super::args::{BenchArgs, EndpointArg, api_key, load, nanos, parse_slo, stop};
+use super::args::{BenchArgs, api_key, load, nanos, parse_slo, stop};
 use super::content::dataset;
 use crate::error::CommandError;
 use crate::feed::{Feed, Instants, Items, Wire};
@@ -43,8 +43,9 @@ pub(super) fn trial(args: &BenchArgs) -> Result<Trial, CommandError> {
     let tokenizer = Tokenizer::load(&args.tokenizer.parse().unwrap_or(TokenizerSource::Builtin))?;
     let mut source = PromptSource::open(&dataset, Path::new(""), Arc::new(tokenizer), args.seed)?;
     let endpoint = match (args.endpoint, source.has_messages()) {
-        (Some(EndpointArg::Chat), _) | (None, Some(true) | None) => Endpoint::Chat,
-        _ => Endpoint::Completions,
+        (Some(endpoint), _) => endpoint.endpoint(),
+        (None, Some(true) | None) => Endpoint::Chat,
+        (None, Some(false)) => Endpoint::Completions,
     };
     let n = most_requests(args, &load, stop_at, &dataset)?;
     let content = content(&mut source, &dataset, n, stop_at, warmup as usize)?;
@@ -92,6 +93,7 @@ pub(super) fn trial(args: &BenchArgs) -> Result<Trial, CommandError> {
     spec.request_timeout_ns = nanos(args.timeout, "--timeout")?;
     spec.drain_timeout_ns = spec.drain_timeout_ns.min(spec.request_timeout_ns);
     spec.threads = args.threads;
+    spec.keep_text = args.keep_text;
     spec.source_addresses = args.source_ip.clone();
     spec.canary = !args.no_canary;
     let planned = requests.or(content.n).map(|n| n + warmup);

@@ -1,6 +1,7 @@
 //! Measures one load: drives it, shows it live, scrapes the server meanwhile, keeps the records in a folder and judges the
 //! numbers.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,7 +10,9 @@ use servelab_core::metrics::counter_resets;
 use servelab_core::result::BenchResult;
 use servelab_core::verdict::{CellEvidence, judge};
 use servelab_load::prometheus::{ScrapeOptions, ScrapeOutcome, ScrapeTarget, Scraper};
-use servelab_load::{LoadControl, LoadError, LoadOutcome, LoadSpec, RecordSink, http, run_load};
+use servelab_load::{
+    Endpoint, FinishedRequest, LoadControl, LoadError, LoadOutcome, LoadSpec, RecordSink, http, run_load,
+};
 use servelab_run::{FileSink, RunControl, SignalGuard, StoredRecords, SummaryOptions};
 
 use super::live::LiveView;
@@ -26,6 +29,10 @@ pub(super) struct Measured {
     pub(super) result: BenchResult,
     pub(super) outcome: LoadOutcome,
     pub(super) records: StoredRecords,
+    /// Endpoint that was driven.
+    pub(super) endpoint: Endpoint,
+    /// The answers by request index, when they were to be kept.
+    pub(super) texts: Option<BTreeMap<i64, String>>,
     pub(super) scraped: Option<ScrapeOutcome>,
 }
 
@@ -45,8 +52,11 @@ pub(super) fn measure(trial: Trial, folder: &Path, keep_events: bool, ui: Ui) ->
     } else {
         None
     };
-    let mut sink = FileSink::create(folder, keep_events)?;
+    let endpoint = spec.target.endpoint;
+    let texts = spec.keep_text.then(BTreeMap::new);
+    let mut sink = BenchSink { files: FileSink::create(folder, keep_events)?, texts };
     let loaded = drive(spec, &mut sink, planned, ui)?;
+    let BenchSink { files: sink, texts } = sink;
     let scraped = scraper.map(Scraper::stop);
     let outcome = match loaded {
         Ok(outcome) => outcome,
@@ -68,7 +78,26 @@ pub(super) fn measure(trial: Trial, folder: &Path, keep_events: bool, ui: Ui) ->
     evidence.server_resets = counter_resets(prom, outcome.window_start_ns, outcome.window_end_ns);
     let verdict = judge(&evidence);
     result.verdict = verdict;
-    Ok(Measured { result, outcome, records, scraped })
+    Ok(Measured { result, outcome, records, endpoint, texts, scraped })
+}
+
+/// Records into files, texts into memory.
+struct BenchSink {
+    files: FileSink,
+    texts: Option<BTreeMap<i64, String>>,
+}
+
+impl RecordSink for BenchSink {
+    fn finished(&mut self, request: &FinishedRequest) -> Result<(), String> {
+        if let (Some(texts), Some(output)) = (&mut self.texts, &request.output) {
+            texts.insert(output.request_idx, output.text.clone());
+        }
+        self.files.finished(request)
+    }
+
+    fn is_enough(&mut self) -> bool {
+        self.files.is_enough()
+    }
 }
 
 /// Runs the load; a signal ends it in order, with what was measured.

@@ -11,10 +11,10 @@ mod measure;
 use std::path::Path;
 use std::process::ExitCode;
 
+use servelab_load::Endpoint;
 use servelab_store::{VllmBenchInfo, read_events, read_requests, vllm_bench, write_json, write_prom};
 
 pub(crate) use args::BenchArgs;
-use args::EndpointArg;
 use measure::{Measured, measure};
 
 use crate::error::CommandError;
@@ -37,9 +37,9 @@ pub(crate) fn bench(args: &BenchArgs, ui: Ui) -> Result<ExitCode, CommandError> 
         (None, Some(scratch)) => scratch.path(),
         (None, None) => Path::new("."),
     };
-    let measured = measure(trial, folder, args.events, ui)?;
+    let mut measured = measure(trial, folder, args.events, ui)?;
     if args.out.is_some() {
-        write(args, folder, &measured, ui)?;
+        write(args, folder, &mut measured, ui)?;
         ui.say(&format!("wrote {}", folder.display()));
     }
     measured.records.drop_unwanted()?;
@@ -56,16 +56,17 @@ pub(crate) fn bench(args: &BenchArgs, ui: Ui) -> Result<ExitCode, CommandError> 
 }
 
 /// Everything beside the records.
-fn write(args: &BenchArgs, folder: &Path, measured: &Measured, ui: Ui) -> Result<(), CommandError> {
-    let Measured { result, outcome, records, scraped } = measured;
+fn write(args: &BenchArgs, folder: &Path, measured: &mut Measured, ui: Ui) -> Result<(), CommandError> {
+    let Measured { result, outcome, records, endpoint, texts, scraped } = measured;
     if let Some(scraped) = scraped {
         write_prom(&folder.join("prom.parquet"), &scraped.samples)?;
     }
     let info = VllmBenchInfo {
         date: servelab_core::units::utc_stamp(outcome.clock.epoch_unix_ns),
-        backend: match args.endpoint {
-            Some(EndpointArg::Chat) => "openai-chat".to_owned(),
-            _ => "openai".to_owned(),
+        backend: match endpoint {
+            Endpoint::Completions => "openai".to_owned(),
+            Endpoint::Chat => "openai-chat".to_owned(),
+            native => native.name().to_owned(),
         },
         model: args.model.clone(),
         tokenizer: args.tokenizer.clone(),
@@ -74,6 +75,8 @@ fn write(args: &BenchArgs, folder: &Path, measured: &Measured, ui: Ui) -> Result
         max_concurrency: args.concurrency.or(args.max_concurrency),
         duration_s: result.duration_s,
         goodput_requests_per_s: result.goodput_requests_per_s,
+        epoch_monotonic_ns: outcome.clock.epoch_monotonic_ns,
+        generated_texts: texts.take(),
     };
     if outcome.recorded <= MOST_VLLM_REQUESTS {
         let mut requests = read_requests(records.requests_path())?;
