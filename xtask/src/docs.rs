@@ -8,13 +8,18 @@ use std::path::Path;
 
 use servelab_core::codes::{CodeKind, Weight, all_codes};
 use servelab_core::metrics::metrics_markdown;
+use servelab_core::trace::catalogue::trace_metrics_markdown;
 
 use crate::links;
 
 const FOLDER: &str = "docs/src/reference";
 
-fn pages() -> [(&'static str, String); 2] {
-    [("metrics.md", metrics_markdown()), ("verdicts.md", codes_markdown())]
+fn pages() -> [(&'static str, String); 3] {
+    [
+        ("trace-metrics.md", trace_metrics_markdown()),
+        ("metrics.md", metrics_markdown()),
+        ("verdicts.md", codes_markdown()),
+    ]
 }
 
 /// Writes every page.

@@ -13,6 +13,11 @@ use crate::taxonomy::Taxonomy;
 /// Categories that are counted; real traces have about twenty.
 const MAX_CATEGORIES: usize = 64;
 
+/// Events later than this are implausible: year 2096.
+const MAX_TIME_NS: u64 = 4_000_000_000_000_000_000;
+/// Longer events are implausible: 11 days.
+const MAX_LENGTH_NS: u64 = 1_000_000_000_000_000;
+
 /// Categories that are looked at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Category {
@@ -77,6 +82,8 @@ pub struct Folder<'a> {
     counts: Vec<(Vec<u8>, u64)>,
     /// Step markers seen on the device, used when the host's are missing.
     device_markers: Vec<Marker>,
+    /// Events whose times cannot be.
+    implausible: u64,
 }
 
 impl<'a> Folder<'a> {
@@ -87,6 +94,7 @@ impl<'a> Folder<'a> {
             roles: Vec::new(),
             counts: Vec::new(),
             device_markers: Vec::new(),
+            implausible: 0,
         }
     }
 
@@ -96,6 +104,10 @@ impl<'a> Folder<'a> {
             counts.map(|(name, count)| (String::from_utf8_lossy(&name).into_owned(), count)).collect();
         if self.trace.markers.is_empty() {
             self.trace.markers = self.device_markers;
+        }
+        if self.implausible > 0 {
+            let detail = format!("{} events with impossible times were left out", self.implausible);
+            self.trace.warn("implausible_times", detail);
         }
         self.trace
     }
@@ -157,10 +169,10 @@ impl<'a> Folder<'a> {
         if kind != DeviceKind::Kernel {
             let traffic = self.trace.traffic.entry(name).or_default();
             traffic.calls += 1;
-            traffic.sum_ns += dur_ns;
+            traffic.sum_ns = traffic.sum_ns.saturating_add(dur_ns);
             if let Some(bytes) = args.bytes {
                 traffic.bytes = traffic.bytes.saturating_add(bytes);
-                traffic.sized_ns += dur_ns;
+                traffic.sized_ns = traffic.sized_ns.saturating_add(dur_ns);
             }
             return;
         }
@@ -199,7 +211,7 @@ impl<'a> Folder<'a> {
             }
             Role::Wait => {
                 self.trace.totals.sync_calls += 1;
-                self.trace.totals.sync_ns += dur_ns;
+                self.trace.totals.sync_ns = self.trace.totals.sync_ns.saturating_add(dur_ns);
             }
             _ => {}
         }
@@ -295,6 +307,11 @@ impl Visitor for Folder<'_> {
         let (Some(start_ns), Some(dur_ns)) = (event.ts_ns, event.dur_ns) else {
             return;
         };
+        // A time beyond any run is a lie, and sums over it would mean nothing.
+        if start_ns.unsigned_abs() > MAX_TIME_NS || dur_ns.unsigned_abs() > MAX_LENGTH_NS {
+            self.implausible += 1;
+            return;
+        }
         // A negative length is a profiler's mistake; counted as an instant, it can hide nothing else.
         let dur_ns = dur_ns.max(0);
         self.trace.cover(start_ns, start_ns.saturating_add(dur_ns));

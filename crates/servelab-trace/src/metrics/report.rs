@@ -222,8 +222,10 @@ fn notes(ranks: &[RankAnalysis], metrics: &mut BTreeMap<String, Metric>) {
     }
     let outlasts = ranks.iter().any(|rank| {
         let used = || rank.steps.iter().filter(|step| step.is_used);
-        let (times, markers): (i64, i64) =
-            (used().map(|step| step.time_ns).sum(), used().map(|step| step.marker_ns).sum());
+        let (times, markers): (i64, i64) = (
+            used().map(|step| step.time_ns).fold(0, i64::saturating_add),
+            used().map(|step| step.marker_ns).fold(0, i64::saturating_add),
+        );
         times > markers.saturating_add(markers / 10)
     });
     if outlasts {

@@ -31,7 +31,7 @@ impl Coverage {
     }
 
     fn sum(&self, wanted: impl Fn(ClassSet) -> bool) -> i64 {
-        self.by_set.iter().filter(|(set, _)| wanted(*set)).map(|(_, ns)| ns).sum()
+        self.by_set.iter().filter(|(set, _)| wanted(*set)).map(|(_, ns)| *ns).fold(0, i64::saturating_add)
     }
 
     /// Length of the union of these classes.
@@ -107,7 +107,7 @@ impl Walk {
             return;
         }
         match self.out.by_set.iter_mut().find(|(set, _)| *set == self.set) {
-            Some((_, ns)) => *ns += length,
+            Some((_, ns)) => *ns = ns.saturating_add(length),
             None => self.out.by_set.push((self.set, length)),
         }
     }
