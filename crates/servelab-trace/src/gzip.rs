@@ -1,4 +1,4 @@
-//! Gzip as a stream of text: inflating runs on a thread of its own, ahead of the scanner by a few buffers.
+//! Gzip as a stream of text, all members one after the other, inflated while it is scanned.
 
 use std::fs::File;
 use std::io::{self, Read};
