@@ -1,11 +1,14 @@
-//! Project chores: `cargo xtask docs`, `cargo xtask verify NAME`, `cargo xtask bench plan`. Nothing here ships, and
-//! nothing in the product may depend on it.
+//! Project chores: `cargo xtask docs`, `cargo xtask verify NAME`, `cargo xtask bench plan|load`, `cargo xtask ref-server`.
+//! Nothing here ships, and nothing in the product may depend on it.
 
 #![expect(clippy::print_stdout, reason = "chores talk to the person who runs them")]
 
+mod bare_reader;
 mod bench;
 mod docs;
 mod links;
+mod ref_server;
+mod system;
 mod verify;
 
 use std::error::Error;
@@ -35,12 +38,15 @@ enum Chore {
         #[arg(value_enum)]
         name: verify::Name,
     },
-    /// Measure, and print a row of a Markdown table
+    /// Measure, and print rows of a Markdown table
     Bench {
-        /// What
-        #[arg(value_enum)]
+        #[command(subcommand)]
         what: bench::What,
     },
+    /// Serve scripted streams and stamp every read and write; prints its address, ends with its standard input
+    RefServer(ref_server::RefServerArgs),
+    /// Read streams with the least work possible: the floor of CPU time per token event
+    BareReader(bare_reader::BareReaderArgs),
 }
 
 fn main() -> Result<(), Box<dyn Error>> {
@@ -49,7 +55,9 @@ fn main() -> Result<(), Box<dyn Error>> {
         Chore::Docs { check: true } => docs::check(&root),
         Chore::Docs { check: false } => docs::write(&root),
         Chore::Verify { name } => verify::verify(&root, name),
-        Chore::Bench { what: bench::What::Plan } => bench::plan(&root),
+        Chore::Bench { what } => bench::bench(&root, &what),
+        Chore::RefServer(args) => ref_server::serve(args),
+        Chore::BareReader(args) => bare_reader::read(&args),
     }
 }
 

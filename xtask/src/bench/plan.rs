@@ -1,20 +1,14 @@
-//! Measurements of the product as a user runs it: a release binary, a fresh process, wall time and peak memory.
+//! Planning a million points: wall time and peak memory.
 
 use std::error::Error;
 use std::fmt::Write as _;
 use std::fs;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::path::Path;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use clap::ValueEnum;
-
-/// What is measured.
-#[derive(Debug, Clone, Copy, ValueEnum)]
-pub(crate) enum What {
-    /// `plan --summary` on a grid of a million points with rules
-    Plan,
-}
+use super::release_binary;
+use crate::system;
 
 /// Values of each of the six factors: 10⁶ points.
 const VALUES: u32 = 10;
@@ -83,18 +77,6 @@ fn study_text() -> String {
     text
 }
 
-/// Builds the product as a user would and says where the binary is.
-fn release_binary(root: &Path) -> Result<PathBuf, Box<dyn Error>> {
-    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let status =
-        Command::new(cargo).args(["build", "--release", "--locked", "-p", "servelab"]).current_dir(root).status()?;
-    if !status.success() {
-        return Err("the release build failed".into());
-    }
-    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), PathBuf::from);
-    Ok(target.join("release/servelab"))
-}
-
 struct Run {
     seconds: f64,
     peak_mib: f64,
@@ -105,10 +87,10 @@ fn measure(command: &mut Command) -> Result<Run, Box<dyn Error>> {
     let mut output = tempfile::tempfile()?;
     let start = Instant::now();
     let mut child = command.stdout(output.try_clone()?).stdin(Stdio::null()).spawn()?;
-    let mut peak_mib = 0.0;
+    let mut peak_mib = 0.0_f64;
     // The high-water mark only grows, so what is missed is the growth of the last interval.
     let status = loop {
-        peak_mib = peak_rss_mib(&child).map_or(peak_mib, |mib| mib.max(peak_mib));
+        peak_mib = system::peak_rss_kib(child.id()).map_or(peak_mib, |kib| peak_mib.max(kib as f64 / 1024.0));
         if let Some(status) = child.try_wait()? {
             break status;
         }
@@ -122,14 +104,6 @@ fn measure(command: &mut Command) -> Result<Run, Box<dyn Error>> {
     std::io::Seek::rewind(&mut output)?;
     std::io::Read::read_to_string(&mut output, &mut stdout)?;
     Ok(Run { seconds, peak_mib, stdout })
-}
-
-/// Peak resident memory of a running process, from the kernel's own high-water mark.
-fn peak_rss_mib(child: &Child) -> Option<f64> {
-    let status = fs::read_to_string(format!("/proc/{}/status", child.id())).ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
-    let kib: f64 = line.trim().trim_end_matches("kB").trim().parse().ok()?;
-    Some(kib / 1024.0)
 }
 
 #[cfg(test)]

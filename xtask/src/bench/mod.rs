@@ -1,0 +1,39 @@
+//! Measurements of the product as a user runs it: a release binary in a fresh process.
+
+mod load;
+mod plan;
+
+use std::error::Error;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use clap::Subcommand;
+
+/// What is measured.
+#[derive(Debug, Subcommand)]
+pub(crate) enum What {
+    /// `plan --summary` on a grid of a million points with rules
+    Plan,
+    /// `bench` against the reference server: its errors, its CPU time, its ceiling, beside its peers
+    Load(load::LoadArgs),
+}
+
+/// Measures and prints.
+pub(crate) fn bench(root: &Path, what: &What) -> Result<(), Box<dyn Error>> {
+    match what {
+        What::Plan => plan::plan(root),
+        What::Load(args) => load::load(root, args),
+    }
+}
+
+/// Builds the product as a user would and says where the binary is.
+fn release_binary(root: &Path) -> Result<PathBuf, Box<dyn Error>> {
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let status =
+        Command::new(cargo).args(["build", "--release", "--locked", "-p", "servelab"]).current_dir(root).status()?;
+    if !status.success() {
+        return Err("the release build failed".into());
+    }
+    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), PathBuf::from);
+    Ok(target.join("release/servelab"))
+}
