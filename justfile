@@ -26,6 +26,10 @@ fuzz NAME SECS="30" *ARGS:
 bench:
     cargo xtask bench plan
 
+# the load engine's own errors and costs against the reference server; needs two cores that nobody else uses
+bench-load *ARGS:
+    cargo run --release -p xtask -- bench load {{ARGS}}
+
 # clean build times per crate (target/cargo-timings); the budget is ten minutes on two cores
 times:
     scripts/build-times.sh

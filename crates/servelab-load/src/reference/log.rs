@@ -193,7 +193,8 @@ impl ReferenceLog {
         Self::read_from(BufReader::new(File::open(path)?))
     }
 
-    fn read_from(mut input: impl Read) -> Result<Self, LogFileError> {
+    /// Reads the bytes of such a file; damaged ones are an error.
+    pub fn read_from(mut input: impl Read) -> Result<Self, LogFileError> {
         let mut magic = [0; MAGIC.len()];
         input.read_exact(&mut magic)?;
         if &magic != MAGIC {

@@ -248,15 +248,19 @@ mod tests {
         .unwrap();
         let vllm = vllm_report(path).unwrap();
         assert_eq!((vllm.ttft_mean_ms, vllm.ttft_p99_ms, vllm.itl_p99_ms), (Some(51.5), Some(57.0), Some(23.9)));
-        fs::write(path.join("stdout"), r#"{"summary":{"average":2.031}}"#).unwrap();
-        assert_eq!(oha_report(path).unwrap().latency_mean_ms, Some(2031.0));
+        fs::write(path.join("stdout"), r#"{"summary":{"average":2.5}}"#).unwrap();
+        assert_eq!(oha_report(path).unwrap().latency_mean_ms, Some(2500.0));
         fs::write(
             path.join("profile_export_aiperf.json"),
-            r#"{"time_to_first_token":{"unit":"ms","avg":52.5,"p99":60},"request_latency":{"unit":"sec","avg":2}}"#,
+            r#"{"time_to_first_token":{"unit":"ms","avg":52.5,"p99":60},"request_latency":{"unit":"sec","avg":2},
+                "inter_chunk_latency":{"unit":"ms","p99":86}}"#,
         )
         .unwrap();
         let aiperf = aiperf_report(path).unwrap();
-        assert_eq!((aiperf.ttft_mean_ms, aiperf.itl_p99_ms, aiperf.latency_mean_ms), (Some(52.5), None, Some(2000.0)));
+        assert_eq!(
+            (aiperf.ttft_mean_ms, aiperf.itl_p99_ms, aiperf.latency_mean_ms),
+            (Some(52.5), Some(86.0), Some(2000.0))
+        );
         assert!(vllm_report(&path.join("nowhere")).is_err());
     }
 }
