@@ -103,7 +103,10 @@ fn run(args: &BareReaderArgs) -> Result<BareReport, Box<dyn Error>> {
         }
         let timeout = Timespec { tv_sec: 0, tv_nsec: if n_started < sockets.len() { 1_000_000 } else { 20_000_000 } };
         events.clear();
-        epoll::wait(&epoll, rustix::buffer::spare_capacity(&mut events), Some(&timeout))?;
+        match epoll::wait(&epoll, rustix::buffer::spare_capacity(&mut events), Some(&timeout)) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(errno) => return Err(format!("wait for streams: {errno}").into()),
+        }
         for event in events.drain(..) {
             let Some(socket) = usize::try_from(event.data.u64()).ok().and_then(|position| sockets.get_mut(position))
             else {
@@ -112,8 +115,8 @@ fn run(args: &BareReaderArgs) -> Result<BareReport, Box<dyn Error>> {
             let length = match socket.read(&mut buffer) {
                 Ok(0) => return Err("the server closed a connection".into()),
                 Ok(length) => length,
-                Err(error) if error.kind() == ErrorKind::WouldBlock => continue,
-                Err(error) => return Err(error.into()),
+                Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => continue,
+                Err(error) => return Err(format!("read a stream: {error}").into()),
             };
             report.last_stamp_ns = system::now_ns();
             report.reads += 1;
