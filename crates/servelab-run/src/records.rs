@@ -24,8 +24,7 @@ impl FileSink {
     /// Starts both files in `folder`. The events are needed for the numbers in any case; without `keep_events` they are
     /// removed when these have been computed.
     pub fn create(folder: &Path, keep_events: bool) -> Result<Self, StoreError> {
-        let requests_path = folder.join("requests.parquet");
-        let events_path = folder.join(if keep_events { "events.parquet" } else { ".events.parquet" });
+        let StoredRecords { requests_path, events_path, keep_events } = StoredRecords::at(folder, keep_events);
         Ok(Self {
             requests: RecordWriter::create(&requests_path)?,
             events: RecordWriter::create(&events_path)?,
@@ -93,6 +92,15 @@ pub struct SummaryOptions<'a> {
 }
 
 impl StoredRecords {
+    /// The files of `folder`, which somebody else writes.
+    pub fn at(folder: &Path, keep_events: bool) -> Self {
+        Self {
+            requests_path: folder.join("requests.parquet"),
+            events_path: folder.join(if keep_events { "events.parquet" } else { ".events.parquet" }),
+            keep_events,
+        }
+    }
+
     /// `requests.parquet`.
     pub fn requests_path(&self) -> &Path {
         &self.requests_path

@@ -53,6 +53,7 @@ pub fn bench_text(result: &BenchResult, width: Option<usize>) -> String {
             ),
         ),
     ]);
+    out.facts(shards_and_precision(result));
     let latencies = &result.latency_ms;
     let mut table = Table::new([
         left("ms"),
@@ -84,6 +85,21 @@ pub fn bench_text(result: &BenchResult, width: Option<usize>) -> String {
         out.paragraph("Nothing speaks against these numbers.");
     }
     out.to_text(width)
+}
+
+/// Who took part, and how well the watched means are known; nothing for a plain run.
+fn shards_and_precision(result: &BenchResult) -> Vec<(&'static str, String)> {
+    let shards = result.shards.as_ref().map(|shards| {
+        let present = shards.members.len();
+        ("shards", format!("{present} of {}, started within {} ms", shards.count, number(shards.start_skew_ms)))
+    });
+    let precision = result.precision.iter().flatten().map(|report| {
+        let reached =
+            report.reached.map_or_else(|| "not known".to_owned(), |x| format!("\u{b1} {} %", number(100.0 * x)));
+        let from = format!("{} observations, wanted {} %", count(report.observations), number(100.0 * report.wanted));
+        ("precision", format!("mean {}: {reached} from {from}", report.metric))
+    });
+    shards.into_iter().chain(precision).collect()
 }
 
 fn latency_row(name: &str, quantiles: &Quantiles) -> Vec<String> {

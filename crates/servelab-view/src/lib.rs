@@ -8,6 +8,7 @@ mod manifest;
 mod names;
 mod plan;
 mod report;
+mod search;
 mod status;
 #[cfg(test)]
 mod testing;
@@ -21,5 +22,6 @@ pub use plan::{PlanTextOptions, plan_text, summary_text};
 pub use report::{
     CompareRequest, DEFAULT_OBJECTIVE, Objective, ReportInput, answer_txt, metric, report_md, report_txt,
 };
+pub use search::search_text;
 pub use status::{JobLine, StatusInput, status_text};
 pub use trace::{trace_metrics_text, trace_summary_text};

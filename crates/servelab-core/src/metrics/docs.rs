@@ -196,6 +196,18 @@ pub const METRIC_DOCS: &[MetricDoc] = &[
         "Percentiles of `ttft`, `ttft_sched`, `e2e`, `e2e_sched` in which failures are not left out. Null is a percentile that is a failed request. Censored requests are left out.",
     ),
     doc(
+        "precision",
+        "",
+        "batch means, Student's t",
+        "With `--until`: per watched mean the relative half-width of its 95 % interval, over at least 32 batches of neighbouring requests (or of slices of 100 ms, for amounts per second), widened by the correlation that is left between neighbouring batches.",
+    ),
+    doc(
+        "shards",
+        "",
+        "stamps + offset of the shard's clock",
+        "With `--shard`: who took part, who is missing, how far apart their windows began, each one's clock beside that of shard 0. All other numbers are computed from the records of all shards on one clock.",
+    ),
+    doc(
         "server.preemptions, generation_tokens, prompt_tokens, requests_finished",
         "count",
         "counter increase over the window",

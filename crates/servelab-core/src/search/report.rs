@@ -89,6 +89,8 @@ pub struct ReportTrial {
     pub saturated: bool,
     /// Ended before all requests were sent, because the level was lost.
     pub cut_short: bool,
+    /// Left out: by its verdict something else than the server's speed shaped it. It ran again.
+    pub discarded: bool,
     /// Median and 95th percentile of TTFT, milliseconds.
     pub ttft_ms: [Option<f64>; 2],
     /// Median and 95th percentile of TPOT, milliseconds.

@@ -5,7 +5,7 @@
 //! holds its part of the slots of a closed loop.
 
 mod detect;
-mod merge;
+mod layout;
 mod proof;
 #[cfg(test)]
 mod tests;
@@ -19,8 +19,8 @@ use serde::{Deserialize, Serialize};
 use crate::record::ClockEpoch;
 
 pub use detect::detect;
-pub use merge::{MergeError, Merged, ShardRecords, merge};
-pub use proof::{proof, same_proof};
+pub use layout::{Layout, MergeError, lay_out, place_event, place_request};
+pub use proof::{fingerprint, proof, same_proof};
 
 /// Version of `shard.json`.
 pub const SHARD_SCHEMA_VERSION: u32 = 1;
@@ -155,17 +155,19 @@ pub struct ShardManifest {
     pub closed_loop_slots: Option<u32>,
     /// CPU seconds of its load threads.
     pub cpu_s: f64,
+    /// From its first send to its end, seconds.
+    pub busy_s: f64,
     /// Its load threads.
     pub threads: u32,
     /// It was interrupted.
     pub interrupted: bool,
-    /// It wrote `events.parquet`.
-    pub has_events: bool,
     /// Offered load of the whole, for the verdict.
     pub load: crate::plan::Load,
     /// Answers were asked for at exact length.
     pub ignore_eos: bool,
-    /// Request limits in milliseconds, as typed.
+    /// Name of the served model.
+    pub model: String,
+    /// Limits, as typed.
     pub slo: Option<String>,
 }
 

@@ -70,65 +70,55 @@ fn manifest(index: u32, count: u32, epoch_ns: i64, offset_ns: i64) -> ShardManif
         window_end_ns: 10_000,
         closed_loop_slots: None,
         cpu_s: 0.5,
+        busy_s: f64::from(index),
         threads: 1,
         interrupted: index == 2,
-        has_events: true,
-        load: Load::closed(1),
+        load: Load::Open { rate_per_s: 1.0, arrival: "poisson".to_owned(), max_concurrency: None },
         ignore_eos: false,
+        model: "m".to_owned(),
         slo: None,
-    }
-}
-
-fn records(manifest: ShardManifest, indices: &[i64]) -> ShardRecords {
-    let request = |idx: &i64| {
-        let mut request = RequestRecord::scheduled(*idx, Phase::Window, 1_000 + idx);
-        request.t_last = Some(2_000 + idx);
-        request
-    };
-    let event = |idx: &i64| EventRecord { request_idx: *idx, t_ns: 2_000 + idx, n_tokens: 1 };
-    ShardRecords {
-        requests: indices.iter().map(request).collect(),
-        events: indices.iter().map(event).collect(),
-        manifest,
     }
 }
 
 #[test]
 fn records_are_laid_on_the_clock_of_shard_0() {
     // Shard 2's clock began 5 s earlier in its own count and is 7 s behind shard 0's.
-    let merged = merge(vec![
-        records(manifest(2, 3, 45_000_000_000, 7_000_000_000), &[2, 5]),
-        records(manifest(0, 3, 50_000_000_000, 0), &[0, 3]),
-    ])
-    .unwrap();
-    let indices: Vec<i64> = merged.requests.iter().map(|request| request.request_idx).collect();
-    assert_eq!(indices, [0, 2, 3, 5]);
-    assert_eq!((merged.requests[0].t_sched, merged.requests[1].t_sched), (1_000, 2_000_001_002));
-    assert_eq!(merged.requests[1].t_last, Some(2_000_002_002));
-    assert_eq!(merged.events[1].t_ns, 2_000_002_002);
-    assert_eq!((merged.window_start_ns, merged.window_end_ns), (100, 2_000_010_000));
-    let summary = &merged.summary;
-    assert_eq!(
-        (summary.count, summary.missing.as_slice(), summary.interrupted.as_slice()),
-        (3, [1].as_slice(), [2].as_slice())
-    );
+    let shards = vec![manifest(2, 3, 45_000_000_000, 7_000_000_000), manifest(0, 3, 50_000_000_000, 0)];
+    let layout = lay_out(shards).unwrap();
+    let shifts: Vec<(u32, i64)> = layout.members.iter().map(|(m, shift)| (m.shard.index, *shift)).collect();
+    assert_eq!(shifts, [(0, 0), (2, 2_000_000_000)]);
+    assert_eq!((layout.window_start_ns, layout.window_end_ns), (100, 2_000_010_000));
+    assert_eq!((layout.cpu_s, layout.busy_s, layout.threads), (1.0, 2.0, 2));
+    let summary = &layout.summary;
+    assert_eq!((summary.count, summary.missing.as_slice()), (3, [1].as_slice()));
+    assert_eq!(summary.interrupted, [2]);
     assert!((summary.start_skew_ms - 2_000.0).abs() < 1e-9);
-    assert_eq!((merged.cpu_s, merged.threads), (1.0, 2));
+    assert!((summary.members[1].clock_offset_ms + 7_000.0).abs() < 1e-9);
+
+    let shard = Shard { index: 2, count: 3 };
+    let mut request = RequestRecord::scheduled(5, Phase::Window, 1_000);
+    request.t_last = Some(2_000);
+    let placed = place_request(&request, shard, 500).unwrap();
+    assert_eq!((placed.t_sched, placed.t_last, placed.t_send), (1_500, Some(2_500), None));
+    let event = EventRecord { request_idx: 5, t_ns: 2_000, n_tokens: 3 };
+    assert_eq!(place_event(&event, 500), EventRecord { t_ns: 2_500, ..event });
+    request.request_idx = 4;
+    let error = place_request(&request, shard, 0).unwrap_err().to_string();
+    assert!(error.contains("request 4 is in shard 2, whose it is not"), "{error}");
 }
 
 #[test]
 fn what_does_not_belong_together_is_refused() {
-    let check = |shards: Vec<ShardRecords>, words: &str| {
-        let error = merge(shards).unwrap_err().to_string();
+    let check = |shards: Vec<ShardManifest>, words: &str| {
+        let error = lay_out(shards).unwrap_err().to_string();
         assert!(error.contains(words), "{error}");
     };
     check(Vec::new(), "no shard");
-    check(vec![records(manifest(0, 2, 0, 0), &[0]), records(manifest(0, 2, 0, 0), &[2])], "shard 0 is there twice");
-    check(vec![records(manifest(0, 2, 0, 0), &[1])], "request 1 is in shard 0, whose it is not");
-    check(vec![records(manifest(0, 2, 0, 0), &[0, 0])], "request 0 is in shard 0 and in shard 0");
+    check(vec![manifest(0, 2, 0, 0), manifest(0, 2, 0, 0)], "shard 0 is there twice");
+    check(vec![manifest(0, 2, 0, 0), manifest(1, 3, 0, 0)], "belongs to load r of 3 shards");
     let mut other = manifest(1, 2, 0, 0);
     other.run_id = "s".to_owned();
-    check(vec![records(manifest(0, 2, 0, 0), &[0]), records(other, &[1])], "belongs to load s");
+    check(vec![manifest(0, 2, 0, 0), other], "belongs to load s");
 }
 
 proptest! {

@@ -18,7 +18,7 @@ use crate::clock;
 
 pub use message::{Message, read_message};
 
-/// A shard on one host gets the start this long before it.
+/// The start lies at least so far ahead.
 const LEAD: Duration = Duration::from_millis(300);
 /// Pause between two looks.
 const LOOK: Duration = Duration::from_millis(20);
@@ -89,6 +89,8 @@ pub struct Meeting {
     pub token: Option<String>,
     /// Where it runs.
     pub host: HostIdentity,
+    /// How far ahead shard 0 sets the start: what all need to hear of it and to open their connections.
+    pub lead: Duration,
     /// Added to this host's clock; for tests of clocks that differ.
     clock_shift_ns: i64,
 }
@@ -96,7 +98,7 @@ pub struct Meeting {
 impl Meeting {
     /// A meeting of this process.
     pub fn new(shard: Shard, fingerprint: String, patience: Duration, token: Option<String>) -> Self {
-        Self { shard, fingerprint, patience, token, host: HostIdentity::here(), clock_shift_ns: 0 }
+        Self { shard, fingerprint, patience, token, host: HostIdentity::here(), lead: LEAD, clock_shift_ns: 0 }
     }
 
     fn monotonic_ns(&self) -> i64 {

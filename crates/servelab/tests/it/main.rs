@@ -10,6 +10,7 @@ mod errors;
 mod failures;
 mod info;
 mod init;
+mod limits;
 mod plan;
 mod real_vllm;
 mod real_vllm_bench;
@@ -17,6 +18,7 @@ mod report;
 mod run;
 mod schema;
 mod scripts;
+mod shards;
 mod stops;
 mod traffic;
 

@@ -7,24 +7,28 @@ use clap::{Args, ValueEnum};
 use servelab_core::metrics::RequestSlo;
 use servelab_core::pacing::{Ramp, StartMode, Think};
 use servelab_core::plan::{Load, StopAt};
+use servelab_core::search::{SearchSlo, TermKind};
 use servelab_load::{ApiKey, Endpoint};
 
+use super::search::SearchArgs;
+use super::shard::ShardArgs;
+use super::until::UntilArgs;
 use crate::error::CommandError;
 
 /// Arguments of `servelab bench`.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 pub(crate) struct BenchArgs {
     /// Address of the server, `http://host:port`
-    #[arg(long)]
+    #[arg(long, default_value = "", hide_default_value = true, required_unless_present = "merge")]
     pub(super) url: String,
     /// Name of the served model
-    #[arg(long)]
+    #[arg(long, default_value = "", hide_default_value = true, required_unless_present = "merge")]
     pub(super) model: String,
     /// Endpoint to drive; default: completions, chat for datasets of messages
     #[arg(long, value_enum)]
     pub(super) endpoint: Option<EndpointArg>,
     /// Closed loop: so many requests in flight
-    #[arg(long, value_name = "N", conflicts_with = "open_loop", required_unless_present = "open_loop", value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "N", conflicts_with = "open_loop", required_unless_present_any = ["open_loop", "search", "merge"], value_parser = clap::value_parser!(u32).range(1..))]
     pub(super) concurrency: Option<u32>,
     /// Open loop: requests per second
     #[arg(long, value_name = "R", groups = ["open_loop", "arrivals"], conflicts_with_all = ["ramp", "replay"])]
@@ -54,13 +58,13 @@ pub(crate) struct BenchArgs {
     #[arg(long, value_name = "N", requires = "open_loop", value_parser = clap::value_parser!(u32).range(1..))]
     pub(super) max_concurrency: Option<u32>,
     /// End after so many requests
-    #[arg(long, value_name = "K", conflicts_with = "duration", required_unless_present_any = ["duration", "ramp", "replay"], value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "K", conflicts_with = "duration", required_unless_present_any = ["duration", "ramp", "replay", "until", "search", "merge"], value_parser = clap::value_parser!(u32).range(1..))]
     pub(super) requests: Option<u32>,
     /// End after so many seconds
     #[arg(long, value_name = "SECONDS")]
     pub(super) duration: Option<f64>,
     /// Exact prompt length in tokens
-    #[arg(long, value_name = "I", requires = "output_tokens", required_unless_present_any = ["dataset", "replay", "conversations"])]
+    #[arg(long, value_name = "I", requires = "output_tokens", required_unless_present_any = ["dataset", "replay", "conversations", "merge"])]
     pub(super) input_tokens: Option<u32>,
     /// Exact output length in tokens
     #[arg(long, value_name = "O")]
@@ -87,7 +91,7 @@ pub(crate) struct BenchArgs {
     /// Seed of prompts and arrivals
     #[arg(long, default_value_t = 42)]
     pub(super) seed: u64,
-    /// Limits on single requests, for goodput: ttft_ms=2000,tpot_ms=50
+    /// Limits on single requests, for goodput: ttft_ms=2000,tpot_ms=50; a search also takes ttft_p95_ms=2000, success=0.99
     #[arg(long, value_name = "LIMITS")]
     pub(super) slo: Option<String>,
     /// First sends of a closed loop: spread over one request's time, `spread:5s`, or `burst` for all at once
@@ -123,9 +127,15 @@ pub(crate) struct BenchArgs {
     /// Also keep the answers' texts, in vllm_bench.json
     #[arg(long, requires = "out")]
     pub(super) keep_text: bool,
-    /// Print result.json
+    /// Print result.json (a search: search.json)
     #[arg(long)]
     pub(super) json: bool,
+    #[command(flatten)]
+    pub(super) until: UntilArgs,
+    #[command(flatten)]
+    pub(super) search: SearchArgs,
+    #[command(flatten)]
+    pub(super) shards: ShardArgs,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -187,23 +197,20 @@ pub(super) fn stop(args: &BenchArgs) -> Result<StopAt, CommandError> {
     })
 }
 
-pub(super) fn parse_slo(text: &str) -> Result<RequestSlo, CommandError> {
-    let bad =
-        |why: String| CommandError::usage(format!("`--slo {text}`: {why}")).hint("write `ttft_ms=2000,tpot_ms=50`");
-    let mut slo = RequestSlo::default();
-    for part in text.split(',') {
-        let (name, limit) = part.split_once('=').ok_or_else(|| bad(format!("`{part}` has no `=`")))?;
-        let limit = limit.trim().parse::<f64>().ok().filter(|limit| *limit > 0.0);
-        let limit = limit.ok_or_else(|| bad(format!("`{part}` is no positive number of milliseconds")))?;
-        match name.trim() {
-            "ttft_ms" => slo.ttft_ms = Some(limit),
-            "tpot_ms" => slo.tpot_ms = Some(limit),
-            "itl_ms" => slo.itl_ms = Some(limit),
-            "e2e_ms" => slo.e2e_ms = Some(limit),
-            other => return Err(bad(format!("there is no limit `{other}`"))),
-        }
+pub(super) fn parse_slo(text: &str) -> Result<SearchSlo, CommandError> {
+    SearchSlo::parse(text).map_err(|error| {
+        CommandError::usage(format!("`--slo {text}`: {error}")).hint("write `ttft_ms=2000,tpot_ms=50`")
+    })
+}
+
+/// Limits on single requests, for one load; the limits on a whole cell are a search's.
+pub(super) fn request_slo(text: &str) -> Result<RequestSlo, CommandError> {
+    let slo = parse_slo(text)?;
+    match slo.terms.iter().find(|term| term.kind != TermKind::Request) {
+        Some(term) => Err(CommandError::usage(format!("`--slo {text}`: `{}` limits a whole load", term.name))
+            .hint("give limits on requests such as ttft_ms=2000, or search a load with `--search`")),
+        None => Ok(slo.request.unwrap_or_default()),
     }
-    Ok(slo)
 }
 
 pub(super) fn api_key(args: &BenchArgs) -> Result<Option<ApiKey>, CommandError> {

@@ -11,7 +11,7 @@ use servelab_data::{PromptSource, StreamRequest, Tokenizer, TokenizerSource};
 use servelab_load::arrivals::{ArrivalError, Extent, Rate, Schedule};
 use servelab_load::{ApiKey, Endpoint, LoadSpec, Pacing, Pauses, Spread, Stop, Target, TlsTrust, clock};
 
-use super::args::{BenchArgs, api_key, load, nanos, parse_slo, stop};
+use super::args::{BenchArgs, api_key, load, nanos, parse_slo, request_slo, stop};
 use super::content::dataset;
 use crate::error::CommandError;
 use crate::feed::{Feed, Instants, Items, Wire};
@@ -33,22 +33,41 @@ pub(super) struct Trial {
 
 /// Makes the load that was asked for.
 pub(super) fn trial(args: &BenchArgs) -> Result<Trial, CommandError> {
+    let slo = args.slo.as_deref().map(request_slo).transpose()?;
+    trial_from(args, &mut open(args)?, "bench", slo)
+}
+
+/// One trial of a search: its prompts are those of no other.
+pub(super) fn search_trial(args: &BenchArgs, source: &mut PromptSource, name: &str) -> Result<Trial, CommandError> {
     let slo = args.slo.as_deref().map(parse_slo).transpose()?;
+    trial_from(args, source, name, slo.and_then(|slo| slo.request))
+}
+
+/// What the prompts are drawn from.
+pub(super) fn open(args: &BenchArgs) -> Result<PromptSource, CommandError> {
+    let tokenizer = Tokenizer::load(&args.tokenizer.parse().unwrap_or(TokenizerSource::Builtin))?;
+    Ok(PromptSource::open(&dataset(args)?, Path::new(""), Arc::new(tokenizer), args.seed)?)
+}
+
+fn trial_from(
+    args: &BenchArgs,
+    source: &mut PromptSource,
+    name: &str,
+    slo: Option<RequestSlo>,
+) -> Result<Trial, CommandError> {
     let (load, stop_at, api_key) = (load(args)?, stop(args)?, api_key(args)?);
     let dataset = dataset(args)?;
     let start = spread(args.start);
     // One request more, sent alone beforehand, shows over what time to spread the others.
     let needs_pilot = start == Spread::OneRequest && args.concurrency.is_some_and(|slots| slots > 1);
     let warmup = u64::from(args.warmup.max(u32::from(needs_pilot)));
-    let tokenizer = Tokenizer::load(&args.tokenizer.parse().unwrap_or(TokenizerSource::Builtin))?;
-    let mut source = PromptSource::open(&dataset, Path::new(""), Arc::new(tokenizer), args.seed)?;
     let endpoint = match (args.endpoint, source.has_messages()) {
         (Some(endpoint), _) => endpoint.endpoint(),
         (None, Some(true) | None) => Endpoint::Chat,
         (None, Some(false)) => Endpoint::Completions,
     };
     let n = most_requests(args, &load, stop_at, &dataset)?;
-    let content = content(&mut source, &dataset, n, stop_at, warmup as usize)?;
+    let content = content(source, &dataset, name, n, stop_at, warmup as usize)?;
     let unusable = |error: ArrivalError| CommandError::usage(error.to_string());
     let at = |arrival: &str, rate: &Rate| scheduled(arrival, rate, stop_at, warmup, args.seed).map_err(unusable);
     let (pacing, instants) = match &load {
@@ -113,6 +132,7 @@ struct Content {
 fn content(
     source: &mut PromptSource,
     dataset: &DatasetSpec,
+    name: &str,
     n: usize,
     stop: StopAt,
     warmup: usize,
@@ -124,14 +144,15 @@ fn content(
         };
         trace_suffices(&trace.path, available, asked, warmup).map_err(CommandError::usage)?;
         let zero_ns = source.trace_instant_ns(warmup)?.unwrap_or(0);
-        let mut streams = source.streams(&[StreamRequest::items("bench/window", available)])?;
+        let mut streams = source.streams(&[StreamRequest::items(format!("{name}/window"), available)])?;
         let items: Items = match streams.pop() {
             Some(stream) => Box::new(stream),
             None => Box::new(std::iter::empty()),
         };
         return Ok(Content { items, n: Some((available - warmup) as u64), zero_ns });
     }
-    let requests = [StreamRequest::items("bench/warmup", warmup), StreamRequest::requests("bench/window", n)];
+    let requests =
+        [StreamRequest::items(format!("{name}/warmup"), warmup), StreamRequest::requests(format!("{name}/window"), n)];
     let mut streams = source.streams(&requests)?.into_iter();
     let before = streams.next().into_iter().flatten().take(warmup);
     let items: Items = Box::new(before.chain(streams.next().into_iter().flatten()));

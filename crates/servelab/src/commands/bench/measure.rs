@@ -3,7 +3,6 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::Arc;
 use std::time::Duration;
 
 use servelab_core::metrics::counter_resets;
@@ -11,12 +10,13 @@ use servelab_core::result::BenchResult;
 use servelab_core::verdict::{CellEvidence, judge};
 use servelab_load::prometheus::{ScrapeOptions, ScrapeOutcome, ScrapeTarget, Scraper};
 use servelab_load::{
-    Endpoint, FinishedRequest, LoadControl, LoadError, LoadOutcome, LoadSpec, RecordSink, http, run_load,
+    Endpoint, FinishedRequest, LiveCounts, LoadControl, LoadError, LoadOutcome, LoadSpec, RecordSink, http, run_load,
 };
-use servelab_run::{FileSink, RunControl, SignalGuard, StoredRecords, SummaryOptions};
+use servelab_run::{FileSink, RunControl, StoredRecords, SummaryOptions};
 
 use super::live::LiveView;
 use super::load::Trial;
+use super::observe::{Company, Observed};
 use crate::error::CommandError;
 use crate::ui::Ui;
 
@@ -37,13 +37,21 @@ pub(super) struct Measured {
 }
 
 /// Measures `trial`; the records are written into `folder`.
-pub(super) fn measure(trial: Trial, folder: &Path, keep_events: bool, ui: Ui) -> Result<Measured, CommandError> {
+pub(super) fn measure(
+    trial: Trial,
+    folder: &Path,
+    keep_events: bool,
+    company: Company<'_>,
+    switch: &RunControl,
+    ui: Ui,
+) -> Result<Measured, CommandError> {
+    let Company { observer, is_lost, scrapes } = company;
     let Trial { spec, load, slo, ignore_eos, slots_pause, planned, api_key } = trial;
     std::fs::create_dir_all(folder)
         .map_err(|error| CommandError::failed(format!("cannot make `{}`: {error}", folder.display())))?;
     let metrics_url = format!("{}/metrics", root_url(&spec.target.base_url));
-    let has_metrics =
-        http::get_text(&metrics_url, METRICS_TIMEOUT, api_key.as_ref()).is_ok_and(|reply| reply.is_success());
+    let has_metrics = scrapes
+        && http::get_text(&metrics_url, METRICS_TIMEOUT, api_key.as_ref()).is_ok_and(|reply| reply.is_success());
     let scraper = if has_metrics {
         let target = ScrapeTarget { node: "server".to_owned(), url: metrics_url };
         let options = ScrapeOptions { interval_ns: SCRAPE_INTERVAL_NS, api_key, ..ScrapeOptions::default() };
@@ -55,7 +63,9 @@ pub(super) fn measure(trial: Trial, folder: &Path, keep_events: bool, ui: Ui) ->
     let endpoint = spec.target.endpoint;
     let texts = spec.keep_text.then(BTreeMap::new);
     let mut sink = BenchSink { files: FileSink::create(folder, keep_events)?, texts };
-    let loaded = drive(spec, &mut sink, planned, ui)?;
+    let mut observed = Observed { sink: &mut sink, observer };
+    let loaded = drive(spec, &mut observed, planned, is_lost, switch, ui)?;
+    let precision = observed.observer.precision();
     let BenchSink { files: sink, texts } = sink;
     let scraped = scraper.map(Scraper::stop);
     let outcome = match loaded {
@@ -71,6 +81,7 @@ pub(super) fn measure(trial: Trial, folder: &Path, keep_events: bool, ui: Ui) ->
     let prom = scraped.as_ref().map(|scraped| scraped.samples.as_slice()).unwrap_or_default();
     let closed_loop_slots = load.busy_slots().filter(|_| !slots_pause);
     let (mut result, requests) = records.summarise(&outcome, SummaryOptions { prom, slo, closed_loop_slots })?;
+    result.precision = precision;
     let mut evidence = CellEvidence::new(&result, &load, requests);
     evidence.metrics_expected = scraped.is_some();
     evidence.ignore_eos = ignore_eos;
@@ -100,25 +111,25 @@ impl RecordSink for BenchSink {
     }
 }
 
-/// Runs the load; a signal ends it in order, with what was measured.
+/// Runs the load; the switch ends it in order, with what was measured.
 fn drive(
     spec: LoadSpec,
     sink: &mut dyn RecordSink,
     planned: Option<u64>,
+    is_lost: &mut dyn FnMut(&LiveCounts) -> bool,
+    switch: &RunControl,
     ui: Ui,
 ) -> Result<Result<LoadOutcome, LoadError>, CommandError> {
-    let switch = Arc::new(RunControl::new());
-    let _signals = SignalGuard::install(Arc::clone(&switch))
-        .map_err(|error| CommandError::failed(format!("cannot watch for signals: {error}")))?;
     let control = LoadControl::new();
     let mut view = LiveView::new(ui, planned);
     let loaded = std::thread::scope(|scope| {
         let load = scope.spawn(|| run_load(spec, sink, &control));
         while !load.is_finished() {
-            if switch.is_stopping() {
+            let counts = control.counts();
+            if switch.is_stopping() || is_lost(&counts) {
                 control.cancel();
             }
-            view.show(&control.counts(), &control.latency());
+            view.show(&counts, &control.latency());
             std::thread::park_timeout(WATCH_INTERVAL);
         }
         load.join()
@@ -128,6 +139,6 @@ fn drive(
 }
 
 /// The server's address without the API prefix.
-fn root_url(url: &str) -> &str {
+pub(super) fn root_url(url: &str) -> &str {
     url.trim_end_matches('/').trim_end_matches("/v1")
 }
