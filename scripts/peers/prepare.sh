@@ -28,8 +28,8 @@ for tool in "$@"; do
         "$dir/vllm-rs/vllm-rs" --version
         ;;
     oha)
-        # Its default features bring OpenSSL's rival and allocators that plain HTTP does not need.
-        CARGO_TARGET_DIR="$dir/oha-target" nice -n 15 cargo install --quiet --locked --no-default-features --root "$dir/oha" --version '^1' oha
+        # Its default features bring a second TLS library and allocators; without any TLS it does not build.
+        CARGO_TARGET_DIR="$dir/oha-target" nice -n 15 cargo install --quiet --locked --no-default-features --features rustls --root "$dir/oha" --version '^1' oha
         rm -rf "$dir/oha-target"
         "$dir/oha/bin/oha" --version
         ;;
