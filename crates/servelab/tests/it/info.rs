@@ -7,7 +7,7 @@ use servelab_testkit::{servelab_snapshot, text};
 use super::place;
 
 /// Every command that there is. A new one is a deliberate change here and in the contract.
-const COMMANDS: [&str; 13] = [
+const COMMANDS: [&str; 14] = [
     "init",
     "plan",
     "dataset",
@@ -17,6 +17,7 @@ const COMMANDS: [&str; 13] = [
     "logs",
     "report",
     "sim",
+    "trace",
     "explain",
     "completions",
     "man",
