@@ -34,6 +34,10 @@ pub(super) struct Trial {
 /// Makes the load that was asked for.
 pub(super) fn trial(args: &BenchArgs) -> Result<Trial, CommandError> {
     let slo = args.slo.as_deref().map(request_slo).transpose()?;
+    // Mistakes in the arguments are told before any file is read.
+    load(args)?;
+    stop(args)?;
+    api_key(args)?;
     trial_from(args, &mut open(args)?, "bench", slo)
 }
 
