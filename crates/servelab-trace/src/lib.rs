@@ -1,6 +1,7 @@
 //! Profiler traces in, numbers out: readers of trace formats make a [`RankTrace`] per rank, the taxonomy says what each
 //! kernel is for, `metrics` turns both into a [`servelab_core::trace::TraceReport`]. Files are read here; nothing is printed.
 
+pub mod companions;
 pub mod error;
 pub mod et;
 mod gzip;
@@ -11,6 +12,8 @@ pub mod metrics;
 pub mod model;
 pub mod names;
 pub mod nsys;
+pub mod overview;
+pub mod perfetto;
 pub mod steps;
 pub mod taxonomy;
 

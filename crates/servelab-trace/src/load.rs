@@ -1,18 +1,24 @@
 //! Many files → ranks: read in parallel, one thread a file, each reduced as soon as it is read so that only one trace per
 //! thread is in memory; then every trace gets its rank.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use servelab_core::trace::timeline::RankTimeline;
+use servelab_core::trace::timing::TimingStats;
 use servelab_core::trace::{TraceReport, TraceWarning};
 
+use crate::companions::Companions;
 use crate::error::TraceError;
 use crate::input::{Format, Input, rank_by_name};
 use crate::kineto;
 use crate::metrics::{RankAnalysis, analyse, report};
 use crate::model::RankTrace;
 use crate::nsys;
+use crate::overview::overview;
+use crate::steps::Phase;
 use crate::taxonomy::Taxonomy;
 
 /// Reads one file; a file may hold several ranks.
@@ -23,7 +29,7 @@ pub fn read_file(input: &Input, taxonomy: &Taxonomy) -> Result<Vec<RankTrace>, T
             let hint = error.hint().map(|hint| format!("; {hint}")).unwrap_or_default();
             TraceError::NotATrace { path: input.path.clone(), reason: format!("{error}{hint}") }
         }),
-        // These hold no device events; `compare`, `card` and the linking of operators read them.
+        // These hold no events of their own; `companions` reads them.
         Format::ExecutionTrace | Format::TimingStats => Ok(Vec::new()),
     }
 }
@@ -66,19 +72,72 @@ pub fn read_all<T: Send>(
     Ok(out)
 }
 
+/// What was made of all inputs.
+#[derive(Debug, Default)]
+pub struct Loaded {
+    /// The report.
+    pub report: TraceReport,
+    /// Times of steps by rank, as `timing_stats_<rank>.json` holds them.
+    pub timings: Vec<(u32, TimingStats)>,
+    /// Overviews, when they were asked for.
+    pub timelines: Vec<RankTimeline>,
+}
+
 /// The report over all inputs.
 pub fn measure(inputs: &[Input], taxonomy: &Taxonomy, threads: usize) -> Result<TraceReport, TraceError> {
-    let mut ranks = read_all(inputs, taxonomy, threads, |trace| analyse(&trace, taxonomy))?;
-    if ranks.is_empty() {
+    Ok(load(inputs, taxonomy, threads, None)?.report)
+}
+
+/// Reads all inputs once; with `n_bins`, overviews of that many bins are made too.
+pub fn load(inputs: &[Input], taxonomy: &Taxonomy, threads: usize, n_bins: Option<u32>) -> Result<Loaded, TraceError> {
+    let companions = Companions::read(inputs);
+    let pairs = read_all(inputs, taxonomy, threads, |mut trace| {
+        companions.describe(&mut trace, inputs, taxonomy);
+        let timeline = n_bins.map(|n| overview(&trace, taxonomy, n));
+        (analyse(&trace, taxonomy), timeline)
+    })?;
+    if pairs.is_empty() && companions.is_empty() {
         let path = inputs.first().map(|input| input.path.clone()).unwrap_or_default();
-        let found: Vec<&str> = inputs.iter().map(|input| input.format.name()).collect();
-        let reason = format!("only {} was found, which holds no device events", found.join(", "));
-        return Err(TraceError::NotATrace { path, reason });
+        return Err(TraceError::NotATrace { path, reason: "there is nothing in it".to_owned() });
+    }
+    let mut timelines: BTreeMap<(String, String), RankTimeline> = BTreeMap::new();
+    let key =
+        |rank: &RankAnalysis| (rank.meta.path.clone(), rank.meta.facts.get("process").cloned().unwrap_or_default());
+    let mut ranks = Vec::with_capacity(pairs.len());
+    for (rank, timeline) in pairs {
+        timelines.extend(timeline.map(|timeline| (key(&rank), timeline)));
+        ranks.push(rank);
     }
     let dropped = assign_ranks(&mut ranks);
-    let mut out = report(&ranks, taxonomy);
-    out.warnings.extend(dropped);
+    let mut report = report(&ranks, taxonomy);
+    report.warnings.extend(dropped);
+    let mut out = Loaded::default();
+    for rank in &ranks {
+        let number = rank.meta.rank.unwrap_or_default();
+        if let Some(timeline) = timelines.remove(&key(rank)) {
+            out.timelines.push(RankTimeline { rank: number, ..timeline });
+        }
+        out.timings.push((number, timing(rank)));
+    }
+    if ranks.is_empty() {
+        for metric in report.metrics.values_mut() {
+            metric.absent =
+                Some("execution traces and timing_stats hold no events: give the Kineto or nsys trace, too".to_owned());
+        }
+    }
+    companions.finish(&mut report);
+    out.report = report;
     Ok(out)
+}
+
+fn timing(rank: &RankAnalysis) -> TimingStats {
+    let used = || rank.steps.iter().filter(|step| step.is_used);
+    let of = |wanted: &[Phase]| -> Vec<i64> {
+        used().filter(|step| wanted.contains(&step.name.phase())).map(|step| step.time_ns).collect()
+    };
+    let all: Vec<i64> = used().map(|step| step.time_ns).collect();
+    let source = format!("{} step markers, without the first and the last", rank.meta.format);
+    TimingStats::from_steps(&all, &of(&[Phase::Prefill, Phase::Mixed]), &of(&[Phase::Decode]), &source)
 }
 
 /// Gives every trace a rank and sorts by it: the content's, else the file name's, else the next free one. Traces of

@@ -7,6 +7,7 @@ mod limits;
 mod manifest;
 mod names;
 mod plan;
+mod plot;
 mod report;
 mod search;
 mod status;
@@ -14,14 +15,21 @@ mod status;
 mod testing;
 mod text;
 mod trace;
+mod trace_compare;
+mod trace_page;
+mod trace_points;
 
 pub use bench::bench_text;
 pub use commands::HowToRun;
 pub use manifest::{ManifestOptions, manifest_md};
 pub use plan::{PlanTextOptions, plan_text, summary_text};
+pub use plot::{PngError, scaling_svg, svg_to_png};
 pub use report::{
     CompareRequest, DEFAULT_OBJECTIVE, Objective, ReportInput, answer_txt, metric, report_md, report_txt,
 };
 pub use search::search_text;
 pub use status::{JobLine, StatusInput, status_text};
 pub use trace::{trace_metrics_text, trace_summary_text};
+pub use trace_compare::{compare_text, scaling_text};
+pub use trace_page::trace_page;
+pub use trace_points::{TRACE_COLUMNS, traces_of_points_md, traces_of_points_txt};

@@ -1,8 +1,13 @@
 //! Records of what profiler traces say: metrics with a value or the reason for its absence, communication and kernel
 //! families, collectives, steps, provenance. Readers live in `servelab-trace`, texts in `servelab-view`; both meet here.
 
+pub mod card;
 pub mod catalogue;
+pub mod compare;
 pub mod interval;
+pub mod scaling;
+pub mod timeline;
+pub mod timing;
 
 use std::collections::BTreeMap;
 
@@ -45,6 +50,9 @@ pub struct TraceReport {
     pub step_kinds: Vec<StepKind>,
     /// Numbers of each rank.
     pub per_rank: Vec<RankSummary>,
+    /// What execution traces say about operators; they have no times.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub executions: Vec<ExecutionSummary>,
     /// What was read.
     pub inputs: Vec<TraceInput>,
     /// What a reader must know before believing the numbers: truncation, hollow input, missing ranks.
@@ -227,6 +235,57 @@ pub struct RankSummary {
     pub kernels: u64,
     /// Copies and memsets.
     pub copies: u64,
+}
+
+/// One execution trace.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct ExecutionSummary {
+    /// Its path.
+    pub path: String,
+    /// Its rank.
+    pub rank: Option<u32>,
+    /// Version of its format.
+    pub format_version: String,
+    /// Nodes in it.
+    pub nodes: u64,
+    /// Operators among them; 0 in a hollow trace, which a warning says.
+    pub operators: u64,
+    /// Operators by name, the most frequent first.
+    pub by_name: Vec<OperatorCount>,
+    /// What was communicated, by kind and size.
+    pub collectives: Vec<DescribedCollective>,
+    /// Collectives whose time was found in the Kineto trace of the same rank.
+    pub linked: u64,
+}
+
+/// Calls of one operator.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct OperatorCount {
+    /// Its name.
+    pub name: String,
+    /// Calls.
+    pub calls: u64,
+    /// Shapes and types of its tensors, the most frequent first.
+    pub shapes: Vec<(String, u64)>,
+}
+
+/// Collectives of one kind and size as an execution trace describes them.
+#[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+pub struct DescribedCollective {
+    /// all_reduce, all_gather, … as the trace names it.
+    pub kind: String,
+    /// Process group, when it is named.
+    pub group: Option<String>,
+    /// Ranks in it.
+    pub group_size: Option<u32>,
+    /// Element type.
+    pub dtype: Option<String>,
+    /// Elements in.
+    pub in_elements: Option<u64>,
+    /// Elements out.
+    pub out_elements: Option<u64>,
+    /// Calls.
+    pub calls: u64,
 }
 
 /// One file that was read.

@@ -2,6 +2,7 @@
 //! that a file of any size fits; a file that ends early gives what came before. Times come from the Kineto trace of the
 //! same run, whose record-function ids are the `rf_id` here.
 
+mod link;
 mod node;
 #[cfg(test)]
 mod tests;
@@ -14,6 +15,7 @@ use std::path::Path;
 use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::Value;
 
+pub use link::Finder;
 pub use node::{EtCollective, Node, element_bytes};
 
 use crate::error::TraceError;
@@ -36,6 +38,8 @@ pub struct ExecutionTrace {
     pub operators: BTreeMap<String, u64>,
     /// Communication, in file order.
     pub collectives: Vec<EtCollective>,
+    /// All descriptions of communication, also of the same one on several levels.
+    pub described: Vec<EtCollective>,
     /// Process groups: name, description and size.
     pub groups: BTreeMap<String, (String, u32)>,
     /// Ranks of the run, as its default process group says.
@@ -134,6 +138,7 @@ pub fn from_reader(reader: impl Read) -> Result<ExecutionTrace, String> {
         list.truncate(MOST_SHAPES);
         trace.shapes.insert(name, list);
     }
+    trace.described = trace.collectives.clone();
     node::drop_shadowed(&mut trace.collectives);
     Ok(trace)
 }

@@ -63,6 +63,18 @@ pub fn visit(text: impl Read, visitor: &mut impl Visitor) -> Result<(), String> 
     }
 }
 
+/// Every event of a file.
+pub fn visit_input(input: &Input, visitor: &mut impl Visitor) -> Result<(), TraceError> {
+    let io = |source| TraceError::Io { path: input.path.clone(), source };
+    let file = File::open(&input.path).map_err(io)?;
+    if input.is_gzip {
+        crate::gzip::with_inflated(file, |text| pump(text, visitor)).map_err(io)?;
+    } else {
+        pump(file, visitor);
+    }
+    Ok(())
+}
+
 enum Unusable {
     Io(std::io::Error),
     Reason(String),

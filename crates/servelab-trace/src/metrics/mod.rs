@@ -10,6 +10,12 @@ mod sweep;
 mod values;
 mod window;
 
+pub use crate::model::Marker as StepMarker;
 pub use rank::{CommCall, DeviceAnalysis, RankAnalysis, analyse};
 pub use report::report;
 pub use window::{Step, StepLoad};
+
+/// The markers of a trace that stand for its steps.
+pub fn step_markers(trace: &crate::model::RankTrace) -> Vec<StepMarker> {
+    window::choose(&trace.markers)
+}

@@ -12,6 +12,7 @@ use super::idle::{Idle, Queue, idle, queue};
 use super::sweep::Coverage;
 use super::window::{self, Step};
 use crate::model::{Collective, DeviceEvent, DeviceKind, RankMeta, RankTrace, Totals};
+use crate::names::NameId;
 use crate::taxonomy::Taxonomy;
 
 /// See the module.
@@ -319,17 +320,14 @@ fn device_calls(trace: &RankTrace, classes: &Classes, owners: &[Option<u32>], ta
     let mut out = Vec::new();
     for (event, owner) in trace.device.iter().zip(owners) {
         let Some(kernel) = classes.kernel(event.name).filter(|kernel| kernel.class.class.is_comm()) else { continue };
-        let args = arguments(trace, event);
+        let args = arguments(trace, event.name, event.start_ns, event.dur_ns);
         // What the collective says of itself beats what its kernel is called: RCCL has one generic kernel for all.
         let said = args.map(|args| trace.names.get(args.kind).to_ascii_lowercase());
         let kind = match &said {
             Some(said) => taxonomy.kind(said).unwrap_or(said),
             None => kernel.class.kind.as_str(),
         };
-        let bytes = args.and_then(|args| {
-            let elements = args.in_elements.unwrap_or(0).max(args.out_elements.unwrap_or(0));
-            elements.checked_mul(u64::from(args.element_bytes?)).filter(|bytes| *bytes > 0)
-        });
+        let bytes = args.and_then(message_bytes);
         out.push(CommCall {
             family: texts.get(&kernel.class.family),
             library: texts.get(&kernel.class.library),
@@ -347,11 +345,17 @@ fn device_calls(trace: &RankTrace, classes: &Classes, owners: &[Option<u32>], ta
     out
 }
 
-/// The arguments that stand at a kernel.
-fn arguments<'a>(trace: &'a RankTrace, event: &DeviceEvent) -> Option<&'a Collective> {
-    let first = trace.collectives.partition_point(|args| args.start_ns < event.start_ns);
-    let same_start = trace.collectives.get(first..)?.iter().take_while(|args| args.start_ns == event.start_ns);
-    same_start.into_iter().find(|args| args.name == event.name && args.dur_ns == event.dur_ns)
+/// The arguments that stand at a kernel or a call.
+fn arguments(trace: &RankTrace, name: NameId, start_ns: i64, dur_ns: i64) -> Option<&Collective> {
+    let first = trace.collectives.partition_point(|args| args.start_ns < start_ns);
+    let same_start = trace.collectives.get(first..)?.iter().take_while(|args| args.start_ns == start_ns);
+    same_start.into_iter().find(|args| args.name == name && args.dur_ns == dur_ns)
+}
+
+/// Bytes of one message: the larger of input and output.
+fn message_bytes(args: &Collective) -> Option<u64> {
+    let elements = args.in_elements.unwrap_or(0).max(args.out_elements.unwrap_or(0));
+    elements.checked_mul(u64::from(args.element_bytes?)).filter(|bytes| *bytes > 0)
 }
 
 fn host_calls(trace: &RankTrace, taxonomy: &Taxonomy, steps: &[Step]) -> Vec<CommCall> {
@@ -364,14 +368,16 @@ fn host_calls(trace: &RankTrace, taxonomy: &Taxonomy, steps: &[Step]) -> Vec<Com
             let step = steps.get(idx)?;
             (call.start_ns < step.start_ns.saturating_add(step.marker_ns)).then(|| u32::try_from(idx).ok())?
         });
+        // Only an execution trace tells what a call on the host moved.
+        let args = arguments(trace, call.name, call.start_ns, call.dur_ns);
         out.push(CommCall {
             family: texts.get(&class.family),
             library: texts.get(&class.library),
             kind: texts.get(&class.kind),
-            group: None,
-            group_size: None,
+            group: args.and_then(|args| args.group).map(|group| texts.get(trace.names.get(group))),
+            group_size: args.and_then(|args| args.group_size),
             seq: None,
-            bytes: None,
+            bytes: args.and_then(message_bytes),
             start_ns: call.start_ns,
             dur_ns: call.dur_ns,
             step,

@@ -373,9 +373,9 @@ fn describe(rank: &mut RankTrace, info: &Info, (pid, device): Key, file: &NsysFi
     let facts = [
         ("nsys", &info.product_version),
         ("nsys_schema", &info.schema_version),
-        ("driver", &info.driver_version),
-        ("cuda", &info.cuda_version),
-        ("nccl", &info.nccl_version),
+        ("driver_version", &info.driver_version),
+        ("cuda_version", &info.cuda_version),
+        ("nccl_version", &info.nccl_version),
         ("cuda_graph_trace", &info.graph_trace_mode),
     ];
     for (name, value) in facts {

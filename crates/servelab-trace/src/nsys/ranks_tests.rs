@@ -35,7 +35,7 @@ fn a_real_export_of_two_processes_gives_two_ranks_with_exact_times() {
         assert_eq!(all.hull(), Some(Interval::new(first, last)));
         // ncclSend and ncclRecv together.
         assert_eq!(rank.totals.comm_operators, n_calls);
-        assert_eq!(rank.meta.facts["nccl"], "2.25.1-1");
+        assert_eq!(rank.meta.facts["nccl_version"], "2.25.1-1");
         assert_eq!((rank.meta.rank, rank.meta.format), (None, "nsys"));
         assert!(rank.warnings.is_empty(), "{:?}", rank.warnings);
     }

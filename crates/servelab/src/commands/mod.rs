@@ -16,3 +16,4 @@ pub(crate) mod sim;
 pub(crate) mod status;
 pub(crate) mod stored;
 pub(crate) mod trace;
+pub(crate) mod traces_of_points;

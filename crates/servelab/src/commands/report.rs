@@ -10,6 +10,7 @@ use servelab_core::state::CellState;
 use servelab_store::{ResultRow, Root, Table, collect_rows, load_curves, results_table, write_atomic};
 use servelab_view::{CompareRequest, Objective, ReportInput, answer_txt, report_md, report_txt};
 
+use super::traces_of_points::PointTraces;
 use super::{select, stored};
 use crate::cli::StudyArgs;
 use crate::error::CommandError;
@@ -85,9 +86,14 @@ pub(crate) fn report(args: &ReportArgs, ui: Ui) -> Result<ExitCode, CommandError
         mix_simulated: args.mix_simulated,
         tool_version: env!("CARGO_PKG_VERSION"),
     };
-    let text = report_txt(&report_input);
-    let table = results_table(&rows, args.enrich_configs);
-    let folder = write(&root, &report_input, &table, &text, args.out.as_deref())?;
+    let traces = PointTraces::find(&root, &rows)?;
+    for problem in &traces.problems {
+        ui.always(&format!("warning: {problem}"));
+    }
+    let text = with_section(report_txt(&report_input), &traces.text());
+    let mut table = results_table(&rows, args.enrich_configs);
+    traces.add_columns(&mut table, &rows);
+    let folder = write(&root, &report_input, &table, &text, &traces, args.out.as_deref())?;
     if args.json {
         let json =
             serde_json::json!({"schema": 1, "study": plan.study, "folder": folder, "rows": table.to_json_rows()});
@@ -124,8 +130,11 @@ pub(crate) fn write_default(
         mix_simulated: false,
         tool_version: env!("CARGO_PKG_VERSION"),
     };
-    let text = report_txt(&report_input);
-    let folder = write(root, &report_input, &results_table(&rows, false), &text, None)?;
+    let traces = PointTraces::find(root, &rows)?;
+    let text = with_section(report_txt(&report_input), &traces.text());
+    let mut table = results_table(&rows, false);
+    traces.add_columns(&mut table, &rows);
+    let folder = write(root, &report_input, &table, &text, &traces, None)?;
     Ok(Some((folder, answer_txt(&report_input, width))))
 }
 
@@ -134,6 +143,7 @@ fn write(
     input: &ReportInput<'_>,
     table: &Table,
     text: &str,
+    traces: &PointTraces,
     out: Option<&Path>,
 ) -> Result<PathBuf, CommandError> {
     let csv = table.to_csv();
@@ -147,7 +157,7 @@ fn write(
     table.write_parquet(&folder.join("results.parquet"))?;
     table.write_viz_data(&folder.join("viz_data.json"), load_curves(input.rows))?;
     write_atomic(&folder.join("report.txt"), text.as_bytes())?;
-    write_atomic(&folder.join("report.md"), report_md(input).as_bytes())?;
+    write_atomic(&folder.join("report.md"), with_section(report_md(input), &traces.markdown()).as_bytes())?;
     Ok(folder)
 }
 
@@ -173,6 +183,14 @@ fn check_comparison(rows: &[ResultRow], parameter: &str, metric: &str) -> Result
         ));
     }
     Ok(())
+}
+
+fn with_section(mut text: String, section: &str) -> String {
+    if !section.is_empty() {
+        text.push('\n');
+        text.push_str(section);
+    }
+    text
 }
 
 /// Names a report after what is in it.

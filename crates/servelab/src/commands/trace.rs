@@ -8,7 +8,11 @@ use servelab_trace::TraceError;
 use crate::error::CommandError;
 use crate::ui::Ui;
 
+mod attach;
+mod card;
+mod compare;
 mod measure;
+mod outputs;
 
 /// Arguments of `servelab trace`.
 #[derive(Debug, Args)]
@@ -23,12 +27,21 @@ enum TraceCommand {
     Summary(measure::SummaryArgs),
     /// Every metric with its value or the reason why there is none
     Metrics(measure::MetricsArgs),
+    /// What changed between two traces, and gates for CI
+    Compare(compare::CompareArgs),
+    /// Write a workload card from what was measured, or check one
+    Card(card::CardArgs),
+    /// Speed-up and communication share over configurations of different sizes
+    Scaling(compare::ScalingArgs),
 }
 
 pub(crate) fn trace(args: &TraceArgs, ui: Ui) -> Result<ExitCode, CommandError> {
     match &args.command {
         TraceCommand::Summary(args) => measure::summary(args, ui),
         TraceCommand::Metrics(args) => measure::metrics(args, ui),
+        TraceCommand::Compare(args) => compare::run(args, ui),
+        TraceCommand::Card(args) => card::run(args, ui),
+        TraceCommand::Scaling(args) => compare::run_scaling(args, ui),
     }
 }
 
@@ -36,4 +49,8 @@ impl From<TraceError> for CommandError {
     fn from(error: TraceError) -> Self {
         Self::usage(format!("cannot {error}"))
     }
+}
+
+fn json(value: &impl serde::Serialize) -> Result<String, CommandError> {
+    serde_json::to_string_pretty(value).map_err(|error| CommandError::failed(error.to_string()))
 }

@@ -14,12 +14,13 @@ use crate::error::CommandError;
 use crate::files::read_text;
 use crate::ui::Ui;
 
+use super::attach::AttachArgs;
+use super::json;
+use super::outputs::{OutputArgs, write_timings};
+
 /// What commands over traces have in common.
 #[derive(Debug, Args)]
-pub(crate) struct SourceArgs {
-    /// Trace files, or folders of them: one file per rank
-    #[arg(required = true, value_name = "PATH")]
-    paths: Vec<PathBuf>,
+pub(crate) struct SourceOptions {
     /// Own rules for kernel names, in front of the built-in ones
     #[arg(long, value_name = "FILE")]
     taxonomy: Option<PathBuf>,
@@ -28,7 +29,17 @@ pub(crate) struct SourceArgs {
     threads: Option<NonZeroUsize>,
 }
 
-impl SourceArgs {
+/// Traces to read, and how.
+#[derive(Debug, Args)]
+pub(crate) struct SourceArgs {
+    /// Trace files, or folders of them: one file per rank
+    #[arg(required = true, value_name = "PATH")]
+    paths: Vec<PathBuf>,
+    #[command(flatten)]
+    options: SourceOptions,
+}
+
+impl SourceOptions {
     pub(crate) fn taxonomy(&self) -> Result<Taxonomy, CommandError> {
         let Some(path) = &self.taxonomy else { return Ok(Taxonomy::builtin()?) };
         let name = path.to_string_lossy();
@@ -40,10 +51,15 @@ impl SourceArgs {
         self.threads.or_else(|| std::thread::available_parallelism().ok()).map_or(1, NonZeroUsize::get)
     }
 
-    pub(crate) fn report(&self) -> Result<TraceReport, CommandError> {
-        let taxonomy = self.taxonomy()?;
-        let inputs = input::discover(&self.paths)?;
-        Ok(load::measure(&inputs, &taxonomy, self.threads())?)
+    /// The report of one run.
+    pub(crate) fn report(&self, paths: &[PathBuf]) -> Result<TraceReport, CommandError> {
+        Ok(self.load(paths, None)?.report)
+    }
+
+    /// The report with all that can be made in the same pass.
+    pub(crate) fn load(&self, paths: &[PathBuf], n_bins: Option<u32>) -> Result<load::Loaded, CommandError> {
+        let inputs = input::discover(paths)?;
+        Ok(load::load(&inputs, &self.taxonomy()?, self.threads(), n_bins)?)
     }
 }
 
@@ -52,6 +68,8 @@ impl SourceArgs {
 pub(crate) struct SummaryArgs {
     #[command(flatten)]
     source: SourceArgs,
+    #[command(flatten)]
+    outputs: OutputArgs,
     /// Print the whole report as JSON
     #[arg(long)]
     json: bool,
@@ -65,13 +83,21 @@ pub(crate) struct MetricsArgs {
     /// Only this metric, by its name or the name that scripts use (may be repeated)
     #[arg(long, value_name = "NAME")]
     only: Vec<String>,
+    #[command(flatten)]
+    attach: AttachArgs,
+    /// Write timing_stats_RANK.json files to this folder
+    #[arg(long, value_name = "DIR")]
+    timing_stats: Option<PathBuf>,
     /// Print as JSON
     #[arg(long)]
     json: bool,
 }
 
 pub(crate) fn summary(args: &SummaryArgs, ui: Ui) -> Result<ExitCode, CommandError> {
-    let report = args.source.report()?;
+    let SourceArgs { paths, options } = &args.source;
+    let loaded = options.load(paths, args.outputs.n_bins())?;
+    args.outputs.write(&loaded, paths, options, ui)?;
+    let report = loaded.report;
     if args.json {
         ui.data(&json(&report)?);
     } else {
@@ -97,7 +123,13 @@ pub(crate) fn metrics(args: &MetricsArgs, ui: Ui) -> Result<ExitCode, CommandErr
         };
         only.push(doc.name);
     }
-    let mut report = args.source.report()?;
+    let SourceArgs { paths, options } = &args.source;
+    let loaded = options.load(paths, None)?;
+    let mut report = loaded.report;
+    if let Some(folder) = &args.timing_stats {
+        write_timings(folder, &loaded.timings, ui)?;
+    }
+    args.attach.attach(&report, ui)?;
     if args.json {
         if !only.is_empty() {
             report.metrics.retain(|name, _| only.contains(&name.as_str()));
@@ -107,8 +139,4 @@ pub(crate) fn metrics(args: &MetricsArgs, ui: Ui) -> Result<ExitCode, CommandErr
         ui.data(&trace_metrics_text(&report, &only, ui.width()));
     }
     Ok(ExitCode::SUCCESS)
-}
-
-fn json(report: &TraceReport) -> Result<String, CommandError> {
-    serde_json::to_string_pretty(report).map_err(|error| CommandError::failed(error.to_string()))
 }
