@@ -1,13 +1,13 @@
 //! Steps × streams: one figure for each rank. Every stream is a row; the height of a bin says how much of it is filled, its
 //! colour what filled most of it. One path for each stream and family keeps the page small.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
 use servelab_core::trace::timeline::RankTimeline;
 
 use crate::plot::escape;
-use crate::text::number::number;
+use crate::text::number::{number, plural};
 
 /// Height of a stream's row, in units of the drawing.
 const ROW: u32 = 26;
@@ -49,9 +49,21 @@ pub(super) fn overview(out: &mut String, timelines: &[RankTimeline]) {
         out.push_str("<p>No device event and no communication of a CPU backend to draw.</p>\n");
         return;
     }
-    out.push_str("<p class=\"legend\">");
+    out.push_str("<p class=\"legend\">Streams:");
+    let mut item = |class: &str, words: &str| {
+        let swatch = format!("<span class=\"swatch {class}\" aria-hidden=\"true\"></span>");
+        let _ = write!(out, " <span class=\"item\">{swatch} {words}</span>");
+    };
     for (class, words) in LEGEND {
-        let _ = write!(out, "<span class=\"swatch {class}\" aria-hidden=\"true\"></span> {words} ");
+        item(class, words);
+    }
+    let kinds: BTreeSet<&str> =
+        drawn.iter().flat_map(|timeline| &timeline.steps).map(|step| step.kind.as_str()).collect();
+    if !kinds.is_empty() {
+        item("none", "Steps:");
+    }
+    for kind in kinds {
+        item(&format!("s-{}", escape(kind)), &escape(kind));
     }
     out.push_str(
         "</p>\n<p>Choose a figure (Tab), then: ← → move, + − zoom, n and p go from step to step, 0 shows everything.</p>\n",
@@ -70,7 +82,7 @@ fn rank(out: &mut String, timeline: &RankTimeline, is_open: bool) {
     let span_ms = millis(timeline.span_ns);
     let _ = writeln!(
         out,
-        "<details{open}><summary>rank {}: {} ms, {} steps, {} streams</summary>\n\
+        "<details{open}><summary>rank {}: {} ms, {}, {}</summary>\n\
          <div class=\"timeline\" tabindex=\"0\" role=\"group\" aria-label=\"Time line of rank {}\" data-bins=\"{n}\" data-bin-ns=\"{bin_ns}\">\n\
          <div class=\"buttons\"><button type=\"button\" data-do=\"out\">− zoom out</button> <button type=\"button\" data-do=\"in\">+ zoom in</button> \
          <button type=\"button\" data-do=\"left\">← left</button> <button type=\"button\" data-do=\"right\">right →</button> \
@@ -78,8 +90,8 @@ fn rank(out: &mut String, timeline: &RankTimeline, is_open: bool) {
          <button type=\"button\" data-do=\"all\">all</button></div>",
         timeline.rank,
         number(span_ms),
-        timeline.steps.len(),
-        timeline.lanes.len(),
+        plural(timeline.steps.len() as u64, "step"),
+        plural(timeline.lanes.len() as u64, "stream"),
         timeline.rank,
     );
     out.push_str("<div class=\"rows\"><div class=\"names\" aria-hidden=\"true\"><span class=\"stepname\">steps</span>");
@@ -88,8 +100,8 @@ fn rank(out: &mut String, timeline: &RankTimeline, is_open: bool) {
     }
     let _ = write!(
         out,
-        "</div><svg viewBox=\"0 0 {n} {height}\" height=\"{height}\" preserveAspectRatio=\"none\" role=\"img\" aria-label=\"{} streams over {} ms\">",
-        timeline.lanes.len(),
+        "</div><svg viewBox=\"0 0 {n} {height}\" height=\"{height}\" preserveAspectRatio=\"none\" role=\"img\" aria-label=\"{} over {} ms\">",
+        plural(timeline.lanes.len() as u64, "stream"),
         number(span_ms)
     );
     steps(out, timeline, bin_ns, height);

@@ -17,13 +17,14 @@ const STYLE: &str = include_str!("page.css");
 const SCRIPT: &str = include_str!("page.js");
 
 /// Metrics at the top, with the words for them.
-const KEY_METRICS: [(&str, &str); 8] = [
+const KEY_METRICS: [(&str, &str); 9] = [
     ("step_time", "step time"),
     ("throughput_tokens_sec", "throughput"),
     ("ttft", "prefill step (ttft)"),
     ("tpot", "decode step (tpot)"),
     ("comm_overhead", "communication"),
     ("comm_overhead_exposed", "exposed communication"),
+    ("cpu_comm_overhead", "communication on the CPU"),
     ("gpu_busy", "GPU busy"),
     ("coll_call_num", "collective calls"),
 ];
@@ -46,12 +47,23 @@ pub fn trace_page(report: &TraceReport, timelines: &[RankTimeline], source: &str
     );
     warnings(&mut out, report);
     out.push_str("<section class=\"keys\" aria-label=\"Key numbers\">\n");
+    let mut missing = Vec::new();
     for (name, words) in KEY_METRICS {
-        if let Some(metric) = report.metrics.get(name) {
-            key_number(&mut out, words, metric);
+        match report.metrics.get(name).map(|metric| (metric, value(metric))) {
+            Some((metric, Some(text))) => key_number(&mut out, words, &text, metric.note.as_deref()),
+            Some((_, None)) => missing.push(words),
+            None => {}
         }
     }
-    out.push_str("</section>\n<section id=\"overview\">\n<h2>What ran when</h2>\n");
+    out.push_str("</section>\n");
+    if !missing.is_empty() {
+        let _ = writeln!(
+            out,
+            "<p class=\"missing\">Not measured: {} (<a href=\"#absent\">why</a>).</p>",
+            missing.join(", ")
+        );
+    }
+    out.push_str("<section id=\"overview\">\n<h2>What ran when</h2>\n");
     figure::overview(&mut out, timelines);
     out.push_str("</section>\n");
     tables::all(&mut out, report);
@@ -99,12 +111,8 @@ fn value(metric: &Metric) -> Option<String> {
     })
 }
 
-fn key_number(out: &mut String, words: &str, metric: &Metric) {
-    let (text, note) = match value(metric) {
-        Some(text) => (text, metric.note.clone()),
-        None => ("–".to_owned(), metric.absent.clone()),
-    };
-    let note = note.map(|note| format!("<span class=\"note\">{}</span>", escape(&note))).unwrap_or_default();
+fn key_number(out: &mut String, words: &str, text: &str, note: Option<&str>) {
+    let note = note.map(|note| format!("<span class=\"note\">{}</span>", escape(note))).unwrap_or_default();
     let _ = writeln!(
         out,
         "<div class=\"key\"><span class=\"name\">{words}</span><span class=\"value\">{text}</span>{note}</div>"
@@ -113,7 +121,7 @@ fn key_number(out: &mut String, words: &str, metric: &Metric) {
 
 fn metrics(out: &mut String, report: &TraceReport) {
     out.push_str("<section id=\"metrics\">\n<h2>All metrics</h2>\n");
-    tables::open(out, "Metrics with their definitions", &["metric", "value", "per rank", "definition"]);
+    tables::open(out, "Metrics with their definitions", &["metric", ">value", "per rank", "definition"]);
     for doc in TRACE_METRICS {
         let Some(metric) = report.metrics.get(doc.name) else { continue };
         let Some(text) = value(metric) else { continue };

@@ -16,7 +16,9 @@ pub(super) fn open(out: &mut String, caption: &str, headers: &[&str]) {
         escape(caption)
     );
     for header in headers {
-        let _ = write!(out, "<th scope=\"col\">{}</th>", escape(header));
+        // `>` marks columns of numbers.
+        let (class, text) = header.strip_prefix('>').map_or(("", *header), |text| (" class=\"n\"", text));
+        let _ = write!(out, "<th scope=\"col\"{class}>{}</th>", escape(text));
     }
     out.push_str("</tr></thead><tbody>\n");
 }
@@ -44,7 +46,7 @@ pub(super) fn all(out: &mut String, report: &TraceReport) {
     if report.kernels.is_empty() {
         out.push_str("<p>No kernels.</p>\n");
     } else {
-        open(out, "Kernel families, all ranks", &["family", "share of kernel time", "ms", "kernels"]);
+        open(out, "Kernel families, all ranks", &["family", "share of kernel time", ">ms", ">kernels"]);
         for family in &report.kernels {
             let _ = writeln!(
                 out,
@@ -56,7 +58,7 @@ pub(super) fn all(out: &mut String, report: &TraceReport) {
             );
         }
         close(out);
-        open(out, "Kernels that take most time, all ranks", &["kernel", "family", "share", "ms", "calls"]);
+        open(out, "Kernels that take most time, all ranks", &["kernel", "family", "share", ">ms", ">calls"]);
         for kernel in &report.top_kernels {
             let _ = writeln!(
                 out,
@@ -83,7 +85,7 @@ fn communication(out: &mut String, report: &TraceReport) {
         open(
             out,
             "Communication by family, summed over ranks",
-            &["family", "library", "where", "calls", "sum, ms", "union, ms", "exposed, ms", "kinds"],
+            &["family", "library", "where", ">calls", ">sum, ms", ">union, ms", ">exposed, ms", "kinds"],
         );
         for (name, family) in &report.comm {
             let kinds: Vec<String> =
@@ -116,14 +118,14 @@ fn communication(out: &mut String, report: &TraceReport) {
                 "family",
                 "kind",
                 "group",
-                "ranks",
-                "calls",
-                "bytes",
-                "mean, ms",
-                "shortest",
-                "longest",
-                "algorithm GB/s",
-                "bus GB/s",
+                ">ranks",
+                ">calls",
+                ">bytes",
+                ">mean, ms",
+                ">shortest",
+                ">longest",
+                ">algorithm GB/s",
+                ">bus GB/s",
             ],
         );
         for collective in &report.collectives {
@@ -168,14 +170,14 @@ fn ranks(out: &mut String, report: &TraceReport) {
         "Parts of each rank's time, ms",
         &[
             "rank",
-            "span",
-            "computing",
-            "exposed communication",
-            "exposed copies",
-            "idle",
-            "waiting for others",
-            "steps",
-            "kernels",
+            ">span",
+            ">computing",
+            ">exposed communication",
+            ">exposed copies",
+            ">idle",
+            ">waiting for others",
+            ">steps",
+            ">kernels",
         ],
     );
     for rank in &report.per_rank {
@@ -199,7 +201,7 @@ fn ranks(out: &mut String, report: &TraceReport) {
         open(
             out,
             "Steps by kind, summed over ranks",
-            &["kind", "steps", "mean, ms", "context tokens", "generated tokens"],
+            &["kind", ">steps", ">mean, ms", ">context tokens", ">generated tokens"],
         );
         for kind in &report.step_kinds {
             let mean = i64::try_from(kind.steps).ok().and_then(|steps| kind.sum_ns.checked_div(steps)).unwrap_or(0);
@@ -218,7 +220,7 @@ fn ranks(out: &mut String, report: &TraceReport) {
     for execution in &report.executions {
         let caption =
             format!("Operators of {} ({} operators in {} nodes)", execution.path, execution.operators, execution.nodes);
-        open(out, &caption, &["operator", "calls", "most frequent shapes"]);
+        open(out, &caption, &["operator", ">calls", "most frequent shapes"]);
         for operator in execution.by_name.iter().take(20) {
             let shapes: Vec<String> =
                 operator.shapes.iter().take(3).map(|(shape, calls)| format!("{} × {}", calls, escape(shape))).collect();
@@ -237,7 +239,7 @@ fn ranks(out: &mut String, report: &TraceReport) {
 
 pub(super) fn inputs(out: &mut String, report: &TraceReport) {
     out.push_str("<section id=\"inputs\">\n<h2>Inputs</h2>\n");
-    open(out, "What was read", &["file", "format", "rank", "from", "events", "bytes", "facts"]);
+    open(out, "What was read", &["file", "format", ">rank", "from", ">events", ">bytes", "facts"]);
     for input in &report.inputs {
         let facts: Vec<String> =
             input.facts.iter().map(|(name, value)| format!("{} {}", escape(name), escape(value))).collect();

@@ -12,6 +12,7 @@ mod info;
 mod init;
 mod limits;
 mod plan;
+mod real_chromium;
 mod real_vllm;
 mod real_vllm_bench;
 mod report;
@@ -20,6 +21,7 @@ mod schema;
 mod scripts;
 mod shards;
 mod stops;
+mod traces;
 mod traffic;
 
 use std::path::{Path, PathBuf};
