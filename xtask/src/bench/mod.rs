@@ -1,6 +1,7 @@
 //! Measurements of the product as a user runs it: a release binary in a fresh process.
 
 mod load;
+mod nsys;
 mod plan;
 
 use std::error::Error;
@@ -16,6 +17,11 @@ pub(crate) enum What {
     Plan,
     /// `bench` against the reference server: its errors, its CPU time, its ceiling, beside its peers
     Load(load::LoadArgs),
+    /// `trace metrics` on a gigabyte of Nsight Systems export, made by repeating a small one
+    TraceNsys {
+        /// The small export
+        small: PathBuf,
+    },
 }
 
 /// Measures and prints.
@@ -23,6 +29,7 @@ pub(crate) fn bench(root: &Path, what: &What) -> Result<(), Box<dyn Error>> {
     match what {
         What::Plan => plan::plan(root),
         What::Load(args) => load::load(root, args),
+        What::TraceNsys { small } => nsys::nsys(root, small),
     }
 }
 

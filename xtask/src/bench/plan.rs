@@ -77,13 +77,15 @@ fn study_text() -> String {
     text
 }
 
-struct Run {
-    seconds: f64,
-    peak_mib: f64,
+/// One run of a command.
+pub(super) struct Run {
+    pub(super) seconds: f64,
+    pub(super) peak_mib: f64,
     stdout: String,
 }
 
-fn measure(command: &mut Command) -> Result<Run, Box<dyn Error>> {
+/// Runs it, looking at its memory meanwhile.
+pub(super) fn measure(command: &mut Command) -> Result<Run, Box<dyn Error>> {
     let mut output = tempfile::tempfile()?;
     let start = Instant::now();
     let mut child = command.stdout(output.try_clone()?).stdin(Stdio::null()).spawn()?;
