@@ -82,6 +82,12 @@ pub enum LoadError {
         /// Ports in the range.
         available: u64,
     },
+    /// The runs that were to start together did not.
+    #[error("{problem}")]
+    Start {
+        /// Why.
+        problem: String,
+    },
     /// The kernel refused something that the load loop needs.
     #[error("{action}: {source}")]
     System {

@@ -34,6 +34,6 @@ pub use engine::run_load;
 pub use error::LoadError;
 pub use sink::{CapturedOutput, EventLog, FinishedRequest, MemoryRecords, RecordSink};
 pub use source::{Arrival, Conversation, Prepared, PreparedRequest, RequestSource, Turn, Work};
-pub use spec::{CanaryErrors, FailureSample, LoadOutcome, LoadSpec, Pacing, Pauses, Spread, Stop};
+pub use spec::{CanaryErrors, FailureSample, LoadOutcome, LoadSpec, Pacing, Pauses, Spread, StartHook, Stop};
 pub use talk::{TurnText, conversation};
 pub use target::{ApiKey, Endpoint, Target, TlsTrust};

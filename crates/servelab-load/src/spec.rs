@@ -103,6 +103,9 @@ impl Stop {
     }
 }
 
+/// Waits until a load may start and says when that is; `Err` ends the run with that sentence.
+pub type StartHook = Box<dyn FnOnce() -> Result<i64, String> + Send>;
+
 /// Everything that one call of `run_load` does.
 pub struct LoadSpec {
     /// Where to.
@@ -118,8 +121,10 @@ pub struct LoadSpec {
     pub pacing: Pacing,
     /// End of the window.
     pub stop: Stop,
-    /// Absolute start of the first send, on the run's clock, for runs that start together; `None` starts when ready.
-    pub start_ns: Option<i64>,
+    /// Asked for the instant of the first send, on the run's clock, when everything is ready for it; for runs that start
+    /// together. `None` starts at once. An instant that has passed is kept: what was due before now is sent late, and its
+    /// record says so.
+    pub start: Option<StartHook>,
     /// From the slot to the end of the response.
     pub request_timeout_ns: i64,
     /// For establishing a connection; part of the request timeout.
@@ -152,7 +157,7 @@ impl LoadSpec {
             source: Box::new(source),
             pacing,
             stop,
-            start_ns: None,
+            start: None,
             request_timeout_ns: 600_000_000_000,
             connect_timeout_ns: 10_000_000_000,
             drain_timeout_ns: 60_000_000_000,

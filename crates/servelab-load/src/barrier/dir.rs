@@ -12,7 +12,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use servelab_core::shard::{ClockOffset, OffsetMethod, Shard};
 
-use super::{Agreed, BarrierError, Meeting, Wait, nonce};
+use super::{Agreed, BarrierError, LEAD, Meeting, Wait, nonce};
 use crate::clock;
 
 /// Other hosts may see a new file only after their caches have expired.
@@ -65,7 +65,7 @@ fn call(folder: &Path, meeting: &Meeting, wait: &Wait<'_>) -> Result<Agreed, Bar
     let outcome = gather(folder, meeting, wait, &word, &mut answers);
     let refused = outcome.as_ref().err().map(ToString::to_string);
     let is_one_host = answers.iter().all(|answer| meeting.host.shares_clock(&answer.boot_id));
-    let lead = if is_one_host { meeting.lead } else { meeting.lead.max(LEAD_ACROSS_HOSTS) };
+    let lead = if is_one_host { LEAD } else { LEAD_ACROSS_HOSTS };
     let start_monotonic_ns = meeting.monotonic_ns().saturating_add(i64::try_from(lead.as_nanos()).unwrap_or(0));
     let go = Go {
         word: word.clone(),

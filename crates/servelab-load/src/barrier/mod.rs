@@ -89,8 +89,6 @@ pub struct Meeting {
     pub token: Option<String>,
     /// Where it runs.
     pub host: HostIdentity,
-    /// How far ahead shard 0 sets the start: what all need to hear of it and to open their connections.
-    pub lead: Duration,
     /// Added to this host's clock; for tests of clocks that differ.
     clock_shift_ns: i64,
 }
@@ -98,7 +96,7 @@ pub struct Meeting {
 impl Meeting {
     /// A meeting of this process.
     pub fn new(shard: Shard, fingerprint: String, patience: Duration, token: Option<String>) -> Self {
-        Self { shard, fingerprint, patience, token, host: HostIdentity::here(), lead: LEAD, clock_shift_ns: 0 }
+        Self { shard, fingerprint, patience, token, host: HostIdentity::here(), clock_shift_ns: 0 }
     }
 
     fn monotonic_ns(&self) -> i64 {
@@ -193,18 +191,32 @@ fn name_missing(missing: &[u32]) -> String {
     if missing.len() == 1 { format!("shard {list} is") } else { format!("shards {list} are") }
 }
 
-/// Waits until all shards are there and returns what they agreed on. `is_cancelled` is looked at while waiting.
-pub fn meet(place: &BarrierPlace, meeting: &Meeting, is_cancelled: &dyn Fn() -> bool) -> Result<Agreed, BarrierError> {
-    let wait = Wait { until: Instant::now() + meeting.patience, patience: meeting.patience, is_cancelled };
-    let agreed = match place {
-        BarrierPlace::Folder(folder) => dir::meet(folder, meeting, &wait)?,
-        BarrierPlace::Tcp(address) => tcp::meet(address, meeting, &wait)?,
+/// Waits until all shards are there. Opening connections comes after it: a server closes those that are idle for long.
+pub fn gather(place: &BarrierPlace, meeting: &Meeting, is_cancelled: &dyn Fn() -> bool) -> Result<(), BarrierError> {
+    let place = match place {
+        BarrierPlace::Folder(folder) => BarrierPlace::Folder(folder.join("gather")),
+        place @ BarrierPlace::Tcp(_) => place.clone(),
     };
+    let fingerprint = format!("gather {}", meeting.fingerprint);
+    agree(&place, &Meeting { fingerprint, ..meeting.clone() }, is_cancelled).map(|_| ())
+}
+
+/// Waits until all shards are ready and returns what they agreed on. `is_cancelled` is looked at while waiting.
+pub fn meet(place: &BarrierPlace, meeting: &Meeting, is_cancelled: &dyn Fn() -> bool) -> Result<Agreed, BarrierError> {
+    let agreed = agree(place, meeting, is_cancelled)?;
     let late_ns = meeting.monotonic_ns().saturating_sub(agreed.start_monotonic_ns);
     if late_ns > 0 {
         return Err(BarrierError::Late { late_ms: late_ns as f64 / 1e6 });
     }
     Ok(agreed)
+}
+
+fn agree(place: &BarrierPlace, meeting: &Meeting, is_cancelled: &dyn Fn() -> bool) -> Result<Agreed, BarrierError> {
+    let wait = Wait { until: Instant::now() + meeting.patience, patience: meeting.patience, is_cancelled };
+    match place {
+        BarrierPlace::Folder(folder) => dir::meet(folder, meeting, &wait),
+        BarrierPlace::Tcp(address) => tcp::meet(address, meeting, &wait),
+    }
 }
 
 /// A deadline that a person may cut short.

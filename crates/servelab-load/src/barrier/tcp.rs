@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use servelab_core::shard::{ClockOffset, OffsetMethod, Shard, proof, same_proof};
 
-use super::{Agreed, BarrierError, Meeting, Message, Wait, nonce, read_message};
+use super::{Agreed, BarrierError, LEAD, Meeting, Message, Wait, nonce, read_message};
 
 const VERSION: u32 = 1;
 const PINGS: usize = 64;
@@ -75,7 +75,7 @@ fn listen(address: &str, meeting: &Meeting, wait: &Wait<'_>) -> Result<Agreed, B
                 Err(error) => break Err(error),
             }
         };
-        let lead_ns = i64::try_from(meeting.lead.as_nanos()).unwrap_or(0).saturating_add(4 * longest_ns);
+        let lead_ns = i64::try_from(LEAD.as_nanos()).unwrap_or(0).saturating_add(4 * longest_ns);
         let start_monotonic_ns = meeting.monotonic_ns().saturating_add(lead_ns);
         let run_id = nonce();
         let message = match &outcome {

@@ -26,10 +26,14 @@ fn elsewhere(mut meeting: Meeting, shift_ns: i64) -> Meeting {
     meeting
 }
 
+/// Both meetings of every shard, as a load has them.
 fn all(place: &BarrierPlace, meetings: Vec<Meeting>) -> Vec<Result<Agreed, BarrierError>> {
+    let both = |meeting: &Meeting| {
+        gather(place, meeting, &|| false)?;
+        meet(place, meeting, &|| false)
+    };
     std::thread::scope(|scope| {
-        let handles: Vec<_> =
-            meetings.iter().map(|meeting| scope.spawn(move || meet(place, meeting, &|| false))).collect();
+        let handles: Vec<_> = meetings.iter().map(|meeting| scope.spawn(move || both(meeting))).collect();
         handles.into_iter().map(|handle| handle.join().unwrap()).collect()
     })
 }

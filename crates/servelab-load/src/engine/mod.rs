@@ -76,7 +76,7 @@ pub fn run_load(
     let start = StartGate { start_ns: AtomicI64::new(i64::MAX) };
     let queues = if limits.is_open() { threads as usize } else { 1 };
     let has_canary = spec.canary;
-    let wanted_start_ns = spec.start_ns;
+    let start_hook = spec.start.take();
     let (supply, feeder) = Supply::new(spec.source, spec.warmup, queues);
     let (recorder, batches) = mpsc::sync_channel(WAITING_BATCHES);
     let setup = |thread: u32| -> Result<Setup<'_>, LoadError> {
@@ -145,8 +145,16 @@ pub fn run_load(
         drop(ready_tx);
         // Every thread drops its end when it is ready, or when it failed; nothing is ever sent.
         let _ = ready_rx.recv();
-        let earliest_ns = clock::now_ns(limits.clock) + LEAD_NS;
-        let start_ns = wanted_start_ns.unwrap_or(earliest_ns).max(earliest_ns);
+        let start_ns = match start_hook.map(|hook| hook()) {
+            None => clock::now_ns(limits.clock) + LEAD_NS,
+            Some(Ok(start_ns)) => start_ns,
+            Some(Err(problem)) => {
+                control.cancel();
+                supply.close();
+                start.open(0, &handles);
+                return Err(LoadError::Start { problem });
+            }
+        };
         if limits.is_open() {
             agreement.begin_window(open_window_start_ns(&supply, start_ns));
         } else if let Some(ns) = limits.first_sends() {

@@ -730,3 +730,29 @@ fn the_canary_sings() {
     assert!(!canary.ttft_ns.is_empty() && canary.itl_ns.len() > 5, "{canary:?}");
     assert!(canary.receive_ns.iter().all(|error| *error >= 0), "nothing is seen before it is written");
 }
+
+#[test]
+fn a_common_start_is_kept_even_when_it_has_passed() {
+    let server = Server::start(|exchange| exchange.answer(3, 0));
+    let mut trial = open(&server, &[0, 5 * MS, 400 * MS], None, Stop::AllRequests);
+    let epoch = trial.clock;
+    let (told_tx, told_rx) = std::sync::mpsc::channel();
+    trial.start = Some(Box::new(move || {
+        let start_ns = clock::now_ns(epoch) - 100 * MS;
+        told_tx.send(start_ns).map_err(|error| error.to_string())?;
+        Ok(start_ns)
+    }));
+    let ran = run(trial);
+    let start_ns = told_rx.recv().unwrap();
+    let scheduled: Vec<i64> = ran.requests.iter().map(|request| request.t_sched - start_ns).collect();
+    assert_eq!((ran.window_start_ns, scheduled), (start_ns, vec![0, 5 * MS, 400 * MS]));
+    let late = |at: usize| ran.requests[at].t_send.unwrap() - ran.requests[at].t_sched;
+    assert!(late(0) >= 100 * MS && late(1) >= 95 * MS, "sent late, and it shows");
+
+    let mut trial = open(&server, &[0], None, Stop::AllRequests);
+    trial.start = Some(Box::new(|| Err("shard 3 is not there".to_owned())));
+    let Trial { mut load, window, .. } = trial;
+    load.source = Box::new(Prepared::open(Vec::new(), window, &[0]));
+    let error = run_load(load, &mut MemoryRecords::default(), &LoadControl::new()).unwrap_err();
+    assert_eq!(error.to_string(), "shard 3 is not there");
+}

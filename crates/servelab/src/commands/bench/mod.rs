@@ -87,7 +87,12 @@ fn alone(args: &BenchArgs, folder: &Path, switch: &RunControl, ui: Ui) -> Result
 }
 
 /// This process's part of the load; shard 0 makes the result of all.
-fn sharded(args: &BenchArgs, membership: &Membership, switch: &RunControl, ui: Ui) -> Result<ExitCode, CommandError> {
+fn sharded(
+    args: &BenchArgs,
+    membership: &Membership,
+    switch: &Arc<RunControl>,
+    ui: Ui,
+) -> Result<ExitCode, CommandError> {
     let args = &membership.arguments(args);
     let mut trial = load::trial(args)?;
     membership.take_part(&mut trial)?;
@@ -98,13 +103,16 @@ fn sharded(args: &BenchArgs, membership: &Membership, switch: &RunControl, ui: U
     let own = membership.own_folder();
     // Events are needed for the numbers of the whole.
     let mut measured = measure(trial, &own, true, company, switch, ui)?;
+    let Some(agreed) = agreed.get() else {
+        return Err(CommandError::failed("the load ran without its start; report this"));
+    };
     write(args, &own, &mut measured, ui)?;
-    membership.finish(&agreed, args, (load, slots), &measured)?;
+    membership.finish(agreed, args, (load, slots), &measured)?;
     ui.say(&format!("shard {} wrote {}", membership.shard, own.display()));
     if !is_first {
         return Ok(exit_code(&measured.result, &measured.outcome));
     }
-    let folders = membership.wait_for_records(&agreed, &measured, switch, ui);
+    let folders = membership.wait_for_records(agreed, &measured, switch, ui);
     let merge::Merged { result, outcome, records } = merge::merge(&folders, membership.folder(), args.events)?;
     let info = vllm_info(args, &result, &outcome, measured.endpoint);
     write_vllm(membership.folder(), &info, &outcome, &records, ui)?;

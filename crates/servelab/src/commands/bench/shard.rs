@@ -1,13 +1,14 @@
 //! One load from several processes: who this one is, where they meet, which part it sends, and the one result of all.
 
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use clap::Args;
 use servelab_core::pacing::StartMode;
 use servelab_core::plan::Load;
 use servelab_core::shard::{SHARD_SCHEMA_VERSION, Shard, ShardManifest, detect, fingerprint};
-use servelab_load::barrier::{Agreed, BarrierError, BarrierPlace, Meeting, meet};
+use servelab_load::barrier::{Agreed, BarrierError, BarrierPlace, Meeting, gather, meet};
 use servelab_load::{Arrival, Pacing, RequestSource, Work};
 use servelab_run::RunControl;
 use servelab_store::{read_json, write_json};
@@ -24,8 +25,6 @@ const TOKEN_VARIABLE: &str = "SERVELAB_SHARD_TOKEN";
 const SPREAD_PER_SLOT_S: f64 = 0.005;
 const LONGEST_SPREAD_S: f64 = 1.0;
 const LOOK: Duration = Duration::from_millis(50);
-/// Before the start, for opening a connection.
-const LEAD_PER_CONNECTION: Duration = Duration::from_micros(300);
 
 /// Arguments of a load that several processes drive.
 #[derive(Debug, Clone, Args)]
@@ -115,40 +114,41 @@ impl Membership {
         Ok(())
     }
 
-    /// Meets the others and sets the common start. The first arrivals are made beforehand: they say where the window
-    /// begins, and making them takes time.
+    /// Waits for the others, then has the load start together with theirs: at one absolute instant, once all are ready.
+    /// Returns where the agreement will be.
     pub(super) fn meet(
         &self,
         args: &BenchArgs,
         trial: &mut Trial,
-        switch: &RunControl,
+        switch: &Arc<RunControl>,
         ui: Ui,
-    ) -> Result<Agreed, CommandError> {
+    ) -> Result<Arc<OnceLock<Agreed>>, CommandError> {
         let spec = &mut trial.spec;
         let nothing: std::iter::Empty<Result<Arrival, String>> = std::iter::empty();
         let whole = std::mem::replace(&mut spec.source, Box::new(nothing));
         let part = Part::begin(whole, self.shard).map_err(CommandError::failed)?;
-        let (first_ns, own_first_ns) = (part.first_ns, part.own_first_ns());
-        spec.source = Box::new(part);
-        let token = std::env::var(TOKEN_VARIABLE).ok().filter(|token| !token.is_empty());
-        let mut meeting = Meeting::new(self.shard, load_fingerprint(args), self.patience, token);
-        let connections = match spec.pacing {
-            Pacing::Closed { concurrency, .. } => concurrency,
-            Pacing::Open { max_concurrency } => max_concurrency.unwrap_or(0),
-            Pacing::Batches { size } => size,
-        };
-        meeting.lead += LEAD_PER_CONNECTION * connections;
-        ui.say(&format!("shard {} waits for the others", self.shard));
-        let agreed = meet(&self.place, &meeting, &|| switch.is_stopping()).map_err(|error| match error {
-            BarrierError::Stranger { .. } | BarrierError::Place { .. } => CommandError::usage(error.to_string()),
-            error => CommandError::failed(error.to_string()),
-        })?;
-        ui.say(&format!("shard {} starts", self.shard));
         // The window begins at one instant for all: after the whole load's warm-up. The engine counts from this shard's own
         // first arrival.
-        let start_ns = agreed.start_monotonic_ns.saturating_sub(spec.clock.epoch_monotonic_ns);
-        let zero_ns = start_ns.saturating_sub(first_ns.min(0)).saturating_add(self.first_send_ns(args));
-        spec.start_ns = Some(zero_ns.saturating_add(own_first_ns.min(0)));
+        let own_ns = part.own_first_ns().min(0).saturating_sub(part.first_ns.min(0));
+        let first_ns = own_ns.saturating_add(self.first_send_ns(args));
+        spec.source = Box::new(part);
+        let token = std::env::var(TOKEN_VARIABLE).ok().filter(|token| !token.is_empty());
+        let meeting = Meeting::new(self.shard, load_fingerprint(args), self.patience, token);
+        ui.say(&format!("shard {} waits for the others", self.shard));
+        gather(&self.place, &meeting, &|| switch.is_stopping()).map_err(|error| match error {
+            BarrierError::Stranger { .. } => CommandError::usage(error.to_string()),
+            error => CommandError::failed(error.to_string()),
+        })?;
+        let agreed = Arc::new(OnceLock::new());
+        let (place, clock, shard) = (self.place.clone(), spec.clock, self.shard);
+        let (switch, told) = (Arc::clone(switch), Arc::clone(&agreed));
+        spec.start = Some(Box::new(move || {
+            let agreed = meet(&place, &meeting, &|| switch.is_stopping()).map_err(|error| error.to_string())?;
+            ui.say(&format!("shard {shard} starts"));
+            let start_ns = agreed.start_monotonic_ns.saturating_sub(clock.epoch_monotonic_ns);
+            let _ = told.set(agreed);
+            Ok(start_ns.saturating_add(first_ns))
+        }));
         Ok(agreed)
     }
 
