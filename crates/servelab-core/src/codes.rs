@@ -182,7 +182,6 @@ mod tests {
             "client_resources",
             "connection_reset",
             "request_timeout",
-            "idle_timeout",
             "http_3xx",
             "http_4xx",
             "http_429",

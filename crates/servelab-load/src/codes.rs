@@ -15,8 +15,6 @@ pub const CLIENT_RESOURCES: &str = "client_resources";
 pub const CONNECTION_RESET: &str = "connection_reset";
 /// The response was not complete within the request timeout.
 pub const REQUEST_TIMEOUT: &str = "request_timeout";
-/// Nothing arrived for as long as the idle timeout allows.
-pub const IDLE_TIMEOUT: &str = "idle_timeout";
 /// A redirect; they are not followed.
 pub const HTTP_3XX: &str = "http_3xx";
 /// A 4xx status other than 429.
@@ -53,7 +51,7 @@ pub const CANCELLED: &str = "cancelled";
 pub const CENSORED: &str = "censored";
 
 /// Every code with its explanation, in the order of this file.
-pub const ALL: [(&str, &str); 25] = [
+pub const ALL: [(&str, &str); 24] = [
     (CONNECT_REFUSED, "the server refused the connection"),
     (CONNECT_TIMEOUT, "the connection was not established in time"),
     (CONNECT_FAILED, "the connection could not be made (no route, network down)"),
@@ -61,7 +59,6 @@ pub const ALL: [(&str, &str); 25] = [
     (CLIENT_RESOURCES, "this machine had no file descriptor or port left for another connection"),
     (CONNECTION_RESET, "the connection was reset, or closed before the first response byte"),
     (REQUEST_TIMEOUT, "the response was not complete within the request timeout"),
-    (IDLE_TIMEOUT, "nothing arrived for as long as the idle timeout allows"),
     (HTTP_3XX, "the server answered with a redirect, which is not followed"),
     (HTTP_4XX, "the server answered with a 4xx status other than 429"),
     (HTTP_429, "the server answered 429 Too Many Requests"),

@@ -175,7 +175,7 @@ fn serve(
     }
 }
 
-fn read_request(reader: &mut impl BufRead) -> Option<(String, String)> {
+pub(crate) fn read_request(reader: &mut impl BufRead) -> Option<(String, String)> {
     let mut head = String::new();
     while !head.ends_with("\r\n\r\n") {
         if reader.read_line(&mut head).ok()? == 0 {

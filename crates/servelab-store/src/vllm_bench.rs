@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use serde_json::{Map, Value, json};
-use servelab_core::metrics::{ClientQueue, EventIndex, Outcome, RequestTimes, outcome, quantile_linear};
+use servelab_core::metrics::{ClientQueue, Outcome, RecordSlices, RequestTimes, gaps, outcome, quantile_linear};
 use servelab_core::record::{EventRecord, Phase, RequestRecord};
 
 /// What the records do not say.
@@ -38,7 +38,7 @@ pub struct VllmBenchInfo {
 pub fn vllm_bench(info: &VllmBenchInfo, requests: &[RequestRecord], events: &[EventRecord]) -> Value {
     let window: Vec<&RequestRecord> = requests.iter().filter(|request| request.phase == Phase::Window).collect();
     let ok: Vec<&RequestRecord> = window.iter().copied().filter(|request| request.is_success()).collect();
-    let index = EventIndex::new(events);
+    let index = RecordSlices::new(requests, events);
     let seconds = |ns: i64| ns as f64 / 1e9;
     let tokens = |count: Option<i64>| count.unwrap_or(0).max(0);
     let input: i64 = ok.iter().map(|request| tokens(request.input_tokens)).sum();
@@ -69,11 +69,11 @@ pub fn vllm_bench(info: &VllmBenchInfo, requests: &[RequestRecord], events: &[Ev
     put("total_token_throughput", json!(per_second((input + output) as f64)));
     let times: Vec<RequestTimes> = ok.iter().map(|request| RequestTimes::of(request)).collect();
     let ms = |ns: i64| ns as f64 / 1e6;
-    let gaps: Vec<f64> =
-        ok.iter().flat_map(|request| index.gaps(request.request_idx)).map(|(gap, _)| ms(gap)).collect();
+    let all_gaps: Vec<f64> =
+        ok.iter().flat_map(|request| gaps(index.of(request.request_idx))).map(|(gap, _)| ms(gap)).collect();
     statistics(&mut out, "ttft", times.iter().filter_map(|times| times.ttft_ns.map(ms)).collect());
     statistics(&mut out, "tpot", times.iter().filter_map(|times| times.tpot_vllm_ns.map(|ns| ns / 1e6)).collect());
-    statistics(&mut out, "itl", gaps);
+    statistics(&mut out, "itl", all_gaps);
     statistics(&mut out, "e2el", times.iter().filter_map(|times| times.e2e_ns.map(ms)).collect());
     if info.max_concurrency.is_some() {
         let waits: Vec<f64> = ok.iter().map(|request| ms(slot_wait_ns(request))).collect();
@@ -105,7 +105,7 @@ pub fn vllm_bench(info: &VllmBenchInfo, requests: &[RequestRecord], events: &[Ev
     put(
         "itls",
         list(&|request| {
-            let gaps = index.gaps(request.request_idx).filter(|_| request.is_success());
+            let gaps = gaps(index.of(request.request_idx)).filter(|_| request.is_success());
             gaps.map(|(gap, _)| seconds(gap)).collect()
         }),
     );
@@ -159,7 +159,7 @@ fn statistics(out: &mut Map<String, Value>, name: &str, mut samples: Vec<f64>) {
 }
 
 /// Most tokens and most requests seen in one second, seconds counted from the first send.
-fn peaks(ok: &[&RequestRecord], index: &EventIndex<'_>) -> (f64, u64) {
+fn peaks(ok: &[&RequestRecord], index: &RecordSlices<'_>) -> (f64, u64) {
     let Some(start) = ok.iter().filter_map(|request| request.t_send).min() else { return (0.0, 0) };
     let second = |t_ns: i64| (t_ns - start).max(0) / 1_000_000_000;
     let mut tokens: BTreeMap<i64, i64> = BTreeMap::new();

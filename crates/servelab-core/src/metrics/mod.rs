@@ -28,7 +28,7 @@ pub use summary::{
     Attainment, ClientUsage, MetricsInput, RequestSlo, Smoothness, attainment, meets_limits, smoothness, summarise,
 };
 pub use timing::{
-    CODE_CENSORED, CODE_EARLY_STOP, CODE_UNKNOWN, CODE_ZERO_TOKENS, ClientQueue, EventIndex, Outcome, RequestTimes,
+    CODE_CENSORED, CODE_EARLY_STOP, CODE_UNKNOWN, CODE_ZERO_TOKENS, ClientQueue, Outcome, RequestTimes,
     event_counts_are_guesses, in_flight_interval, is_zero_token_success, outcome, request_in_window,
 };
 pub use window::InFlight;

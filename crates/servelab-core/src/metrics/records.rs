@@ -36,15 +36,20 @@ impl<'a> RecordSlices<'a> {
         sorted.sort_by_key(key);
         Self { requests, events: sorted.into() }
     }
+
+    /// The token-bearing events of one request, by time.
+    pub fn of(&self, request_idx: i64) -> &[EventRecord] {
+        let start = self.events.partition_point(|event| event.request_idx < request_idx);
+        let tail = self.events.get(start..).unwrap_or_default();
+        let length = tail.partition_point(|event| event.request_idx <= request_idx);
+        tail.get(..length).unwrap_or_default()
+    }
 }
 
 impl Records for RecordSlices<'_> {
     fn visit(&self, each: &mut dyn FnMut(&RequestRecord, &[EventRecord])) {
         for request in self.requests {
-            let start = self.events.partition_point(|event| event.request_idx < request.request_idx);
-            let tail = self.events.get(start..).unwrap_or_default();
-            let length = tail.partition_point(|event| event.request_idx <= request.request_idx);
-            each(request, tail.get(..length).unwrap_or_default());
+            each(request, self.of(request.request_idx));
         }
     }
 }

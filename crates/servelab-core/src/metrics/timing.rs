@@ -1,7 +1,7 @@
 //! What one request's stamps say: differences in nanoseconds, the outcome, and the three parts of the time before the
 //! send. Distributions over many requests are made in `summary`.
 
-use crate::record::{EventRecord, Phase, RequestRecord, TokenSource};
+use crate::record::{Phase, RequestRecord, TokenSource};
 
 /// Failure code of a request that the end of the run cut off: neither success nor failure.
 pub const CODE_CENSORED: &str = "censored";
@@ -127,39 +127,6 @@ pub fn in_flight_interval(request: &RequestRecord) -> Option<(i64, i64)> {
     }
     let stamps = [request.t_hdr, request.t_first, request.t_last, request.t_usage, request.t_done];
     Some((start, stamps.into_iter().flatten().fold(start, i64::max)))
-}
-
-/// Events grouped by request and sorted by time; made once per summary.
-#[derive(Debug)]
-pub struct EventIndex<'a> {
-    sorted: std::borrow::Cow<'a, [EventRecord]>,
-}
-
-impl<'a> EventIndex<'a> {
-    /// Sorts only when the records are not in order yet.
-    pub fn new(events: &'a [EventRecord]) -> Self {
-        let key = |event: &EventRecord| (event.request_idx, event.t_ns);
-        if events.is_sorted_by_key(key) {
-            return Self { sorted: events.into() };
-        }
-        let mut sorted = events.to_vec();
-        sorted.sort_by_key(key);
-        Self { sorted: sorted.into() }
-    }
-
-    /// The token-bearing events of one request, by time.
-    pub fn of(&self, request_idx: i64) -> impl Iterator<Item = &EventRecord> {
-        let start = self.sorted.partition_point(|event| event.request_idx < request_idx);
-        let tail = self.sorted.get(start..).unwrap_or_default();
-        tail.iter().take_while(move |event| event.request_idx == request_idx).filter(|event| event.n_tokens > 0)
-    }
-
-    /// Gaps between neighbouring token-bearing events of one request: (nanoseconds, tokens of the later event).
-    pub fn gaps(&self, request_idx: i64) -> impl Iterator<Item = (i64, u64)> {
-        self.of(request_idx)
-            .zip(self.of(request_idx).skip(1))
-            .map(|(before, after)| (after.t_ns.saturating_sub(before.t_ns), u64::try_from(after.n_tokens).unwrap_or(0)))
-    }
 }
 
 /// True for a request that belongs to the measured window.

@@ -449,7 +449,6 @@ impl Facts {
         }
         match end {
             End::TimedOut => Some((codes::REQUEST_TIMEOUT, None)),
-            End::Idle => Some((codes::IDLE_TIMEOUT, None)),
             End::Cancelled => Some((codes::CANCELLED, None)),
             End::Censored => Some((codes::CENSORED, None)),
             End::Reset => Some((codes::CONNECTION_RESET, text("connection reset"))),

@@ -42,8 +42,6 @@ pub enum End {
     Reset,
     /// Our request timeout passed.
     TimedOut,
-    /// Nothing arrived for as long as our idle timeout allows.
-    Idle,
     /// The run was cancelled.
     Cancelled,
     /// The run's end cut it off.

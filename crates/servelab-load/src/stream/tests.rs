@@ -238,8 +238,6 @@ fn failures() {
     check(&[a], Some(End::Closed), any, Some(codes::TRUNCATED_STREAM), "");
     check(&[a], Some(End::Reset), any, Some(codes::CONNECTION_RESET), "");
     check(&[a], Some(End::TimedOut), any, Some(codes::REQUEST_TIMEOUT), "");
-    check(&[a], Some(End::Idle), any, Some(codes::IDLE_TIMEOUT), "");
-    check(&[a, "[DONE]"], Some(End::Idle), any, None, "");
     check(&[a], Some(End::Cancelled), any, Some(codes::CANCELLED), "");
     check(&[a], Some(End::Censored), any, Some(codes::CENSORED), "");
     // The end mark came; how the connection ended does not matter any more.

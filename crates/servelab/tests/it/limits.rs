@@ -1,19 +1,10 @@
 //! `bench --search` and `bench --until` against a server that the test starts.
 
-use servelab_testkit::{Place, Spawned, at, number};
+use servelab_testkit::{Place, at, number};
+
+use super::bench::{MODEL, server};
 
 const BIN: &str = env!("CARGO_BIN_EXE_servelab");
-const MODEL: &str = "meta-llama/Llama-3.1-8B";
-
-fn server(place: &Place, options: &str) -> (Spawned, String) {
-    let line = format!("sim --listen 127.0.0.1:0 --model {MODEL} --max-model-len 4096 {options}");
-    let mut sim = place.servelab(&line).spawn();
-    sim.wait_for("listens on http://");
-    let said = sim.stderr();
-    let address = said.split("listens on ").nth(1).and_then(|rest| rest.split_whitespace().next());
-    let address = address.unwrap_or_else(|| panic!("no address in {said}")).to_owned();
-    (sim, address)
-}
 
 #[test]
 fn a_search_finds_the_slots_of_the_server() {

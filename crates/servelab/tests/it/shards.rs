@@ -8,18 +8,9 @@ use servelab_load::arrivals::{Arrival, Extent, schedule};
 use servelab_store::{read_events, read_requests};
 use servelab_testkit::{Place, Signal, Spawned, at, number};
 
-const BIN: &str = env!("CARGO_BIN_EXE_servelab");
-const MODEL: &str = "meta-llama/Llama-3.1-8B";
+use super::bench::{MODEL, server};
 
-fn server(place: &Place) -> (Spawned, String) {
-    let line = format!("sim --listen 127.0.0.1:0 --model {MODEL} --max-model-len 4096 --max-num-seqs 64 --speedup 4");
-    let mut sim = place.servelab(&line).spawn();
-    sim.wait_for("listens on http://");
-    let said = sim.stderr();
-    let address = said.split("listens on ").nth(1).and_then(|rest| rest.split_whitespace().next());
-    let address = address.unwrap_or_else(|| panic!("no address in {said}")).to_owned();
-    (sim, address)
-}
+const BIN: &str = env!("CARGO_BIN_EXE_servelab");
 
 /// Runs `bench LOAD` as `n` processes and returns what shard 0 printed.
 fn shards(place: &Place, load: &str, n: u32, out: &str, barrier: &str) -> serde_json::Value {
@@ -51,7 +42,7 @@ fn instants(requests: &BTreeMap<i64, RequestRecord>) -> Vec<(i64, i64)> {
 #[test]
 fn an_open_loop_is_the_same_from_one_process_and_from_three() {
     let place = Place::new(BIN);
-    let (sim, url) = server(&place);
+    let (sim, url) = server(&place, "--max-num-seqs 64 --speedup 4");
     let load = format!(
         "bench --url {url} --model {MODEL} --rate 60 --requests 90 --warmup 7 --seed 5 --input-tokens 20 --output-tokens 4 \
          --ignore-eos"
@@ -105,7 +96,7 @@ fn an_open_loop_is_the_same_from_one_process_and_from_three() {
 #[test]
 fn a_closed_loop_splits_its_slots() {
     let place = Place::new(BIN);
-    let (sim, url) = server(&place);
+    let (sim, url) = server(&place, "--max-num-seqs 64 --speedup 4");
     let load = format!(
         "bench --url {url} --model {MODEL} --concurrency 7 --requests 61 --input-tokens 20 --output-tokens 4 --ignore-eos"
     );
@@ -123,7 +114,7 @@ fn a_closed_loop_splits_its_slots() {
 #[test]
 fn whoever_is_missing_is_named() {
     let place = Place::new(BIN);
-    let (sim, url) = server(&place);
+    let (sim, url) = server(&place, "--max-num-seqs 64 --speedup 4");
     let base = format!("bench --url {url} --model {MODEL} --rate 40 --input-tokens 20 --output-tokens 4 --ignore-eos");
     // Two of four come; ranks from a launcher.
     let alone: Vec<Spawned> = [0, 2]

@@ -1,3 +1,6 @@
+//! The engine against real sockets: stamps, concurrency, schedules, windows, failures. The harness here serves the files
+//! beside it.
+
 use std::collections::BTreeMap;
 use std::net::TcpListener;
 use std::ops::{Deref, DerefMut};
@@ -8,11 +11,16 @@ use std::time::{Duration, Instant};
 use servelab_core::pacing::Think;
 use servelab_core::record::{Phase, RequestRecord, TokenSource};
 
+mod conversations;
+mod ends;
+mod failures;
+mod tls;
+
 use super::run_load;
 use crate::arrivals::{Arrival, Extent, schedule};
 use crate::control::{LivePhase, LoadControl};
 use crate::sink::MemoryRecords;
-use crate::source::{Arrival as Arriving, Conversation, Prepared, PreparedRequest, Turn, Work};
+use crate::source::{Arrival as Arriving, Prepared, PreparedRequest, Work};
 use crate::spec::{LoadOutcome, LoadSpec, Pacing, Pauses, Spread, Stop};
 use crate::target::{ApiKey, Endpoint, Target, TlsTrust};
 use crate::testserver::{After, Exchange, Server};
@@ -203,104 +211,6 @@ fn large_prompts_are_written_in_parts() {
     let mut spec = spec(&server, 2, closed(2), Stop::AllRequests);
     spec.window = requests(0, 2, 8_000_000);
     assert_eq!(codes_of(&run(spec)), counts(&[("ok", 2)]));
-}
-
-/// Every way in which a request can fail, side by side with good ones on the same connections.
-#[test]
-fn each_failure_has_its_code() {
-    fn script(exchange: &mut Exchange<'_>) -> After {
-        match exchange.index {
-            0 => exchange.answer(3, 0),
-            1 => exchange.answer(2, 0),
-            2 => { exchange.stream_head(); exchange.finish(0); After::KeepOpen }
-            3 => { exchange.stream_head(); exchange.token("a"); exchange.event(r#"{"error":{"message":"engine died"}}"#); exchange.event("[DONE]"); exchange.write("0\r\n\r\n"); After::KeepOpen }
-            4 => { exchange.stream_head(); exchange.token("a"); After::Close }
-            5 => { exchange.stream_head(); exchange.token("a"); exchange.pause(20); After::Reset }
-            6 => exchange.plain("503 Service Unavailable", r#"{"error":{"message":"queue full"}}"#),
-            7 => exchange.plain("429 Too Many", "{}"),
-            8 => exchange.plain("404 Not Found", r#"{"detail":"no such model"}"#),
-            9 => exchange.plain("500 Oops", "boom"),
-            10 => { exchange.stream_head(); exchange.event("{broken"); After::KeepOpen }
-            11 => { exchange.write("220 mail.example ESMTP\r\n\r\n"); After::Close }
-            12 => After::Close,
-            13 => { exchange.stream_head(); exchange.token("a"); exchange.pause(2_500); After::Close }
-            14 => { exchange.stream_head(); for _ in 0..3 { exchange.token("a"); } exchange.event("[DONE]"); exchange.pause(2_500); After::Close }
-            _ => exchange.plain("200 OK", r#"{"id":"w","choices":[{"text":"abc","finish_reason":"length"}],"usage":{"prompt_tokens":1,"completion_tokens":3}}"#),
-        }
-    }
-    let server = Server::start(script);
-    let mut spec = spec(&server, 16, closed(1), Stop::AllRequests);
-    spec.request_timeout_ns = 1_000 * MS;
-    let outcome = run(spec);
-    let got: Vec<&str> = outcome.requests.iter().map(|record| record.failure_code.as_deref().unwrap_or("ok")).collect();
-    assert_eq!(
-        got,
-        [
-            "ok",
-            codes::EARLY_STOP,
-            codes::ZERO_TOKENS,
-            codes::IN_BAND_ERROR,
-            codes::TRUNCATED_STREAM,
-            codes::CONNECTION_RESET,
-            codes::HTTP_503,
-            codes::HTTP_429,
-            codes::HTTP_4XX,
-            codes::HTTP_5XX,
-            codes::MALFORMED_SSE,
-            codes::MALFORMED_HTTP,
-            codes::CONNECTION_RESET,
-            codes::REQUEST_TIMEOUT,
-            "ok",
-            "ok",
-        ]
-    );
-    assert_eq!(server.counts.requests.load(SeqCst), 16, "no silent retry");
-    let sample = |code: &str| {
-        outcome.failure_samples.iter().find(|sample| sample.code == code).map(|sample| sample.detail.as_str())
-    };
-    assert_eq!(sample(codes::IN_BAND_ERROR), Some("engine died"));
-    assert_eq!(sample(codes::HTTP_503), Some("503: queue full"));
-    assert_eq!(sample(codes::HTTP_4XX), Some("404: no such model"));
-    let after_close = &outcome.requests[5];
-    assert!(after_close.t_conn0.unwrap() <= after_close.t_conn1.unwrap(), "a new connection is recorded");
-    assert!(after_close.t_conn1.unwrap() <= after_close.t_send.unwrap());
-    let timeout = &outcome.requests[13];
-    assert!(timeout.t_first.is_some(), "what came before the timeout is kept");
-    let lasted = timeout.t_done.unwrap() - timeout.t_send.unwrap();
-    assert!((900 * MS..2_400 * MS).contains(&lasted), "in flight until the timeout: {lasted} ns");
-    for record in &outcome.requests {
-        assert!(record.t_done.unwrap() >= record.t_send.unwrap(), "{record:?}");
-    }
-}
-
-#[test]
-fn a_server_that_stops_listening_refuses_the_rest() {
-    let server = Server::start(|exchange| {
-        if exchange.index == 2 {
-            exchange.stop_listening();
-        }
-        // Announced, so that the client does not send on a connection that is about to be closed.
-        exchange.write("HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\nconnection: close\r\n\r\n");
-        let event = "data: {\"choices\":[{\"index\":0,\"text\":\"a\"}]}\n\n";
-        exchange.write(format!("{}data: [DONE]\n\n", event.repeat(3)));
-        After::Close
-    });
-    let outcome = run(spec(&server, 5, closed(1), Stop::AllRequests));
-    assert_eq!(codes_of(&outcome), counts(&[("ok", 3), (codes::CONNECT_REFUSED, 2)]));
-    let refused = &outcome.requests[4];
-    assert!(refused.t_conn0.is_some() && refused.t_conn1.is_none() && refused.t_send.is_none());
-    assert!(refused.t_done.unwrap() >= refused.t_conn0.unwrap());
-}
-
-#[test]
-fn an_endpoint_without_server_is_an_error_before_the_start() {
-    let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let source = Prepared::new(Vec::new(), requests(0, 1, 0));
-    let target = target(format!("http://{address}"));
-    let spec = LoadSpec::new(target, clock::new_epoch(), source, closed(1), Stop::AllRequests);
-    let error = run_load(spec, &mut MemoryRecords::default(), &LoadControl::new()).unwrap_err();
-    assert!(matches!(error, LoadError::Connect { .. }));
-    assert!(error.to_string().contains(&address.to_string()), "{error}");
 }
 
 #[test]
@@ -584,141 +494,6 @@ fn slots_pause_between_requests() {
         let before = outcome.requests.iter().filter(|earlier| earlier.t_done.unwrap() + 30 * MS <= record.t_sched);
         assert!(before.count() as i64 >= record.request_idx - 1, "{record:?}");
     }
-}
-
-fn conversation(first_idx: i64, turns: i64, think_ns: i64) -> Conversation {
-    let turn = |i: i64| Turn {
-        request_idx: first_idx + i,
-        said: format!("{}\"u{i}\"", if i == 0 { "" } else { "," }).into_bytes(),
-        tail: b"]}".to_vec(),
-        think_ns,
-        input_tokens: None,
-        requested_output_tokens: Some(3),
-        ignore_eos: true,
-    };
-    Conversation {
-        head: b"{\"messages\":[".to_vec(),
-        turns: (0..turns).map(turn).collect(),
-        before_answer: b",\"".to_vec(),
-        after_answer: b"\"".to_vec(),
-    }
-}
-
-fn conversations(server: &Server, n: i64, at_ns: fn(i64) -> i64, pacing: Pacing) -> LoadSpec {
-    let arrive = move |i| Arriving { at_ns: at_ns(i), work: Work::Conversation(conversation(i * 3, 3, 15 * MS)) };
-    let source = (0..n).map(arrive).map(Ok);
-    let mut load = LoadSpec::new(target(server.url()), clock::new_epoch(), source, pacing, Stop::AllRequests);
-    load.canary = false;
-    load
-}
-
-/// Answers the turn it is asked and checks that everything said before is in the body.
-fn converse(exchange: &mut Exchange<'_>) -> After {
-    let body: serde_json::Value = serde_json::from_str(&exchange.body).unwrap();
-    let said = body["messages"].as_array().unwrap();
-    let expected = ["u0", "say \"x0\" ab", "u1", "say \"x2\" ab", "u2"];
-    if said.iter().zip(expected).any(|(said, expected)| said != expected) {
-        return exchange.plain("400 Bad", &exchange.body.clone());
-    }
-    exchange.stream_head();
-    exchange.token(&format!("say \\\"x{}\\\"", said.len() - 1));
-    exchange.token(" a");
-    exchange.token("b");
-    exchange.finish(3);
-    After::KeepOpen
-}
-
-#[test]
-fn conversations_carry_their_answers_and_keep_their_slots() {
-    let server = Server::start(converse);
-    for (pacing, at_ns) in [
-        (Pacing::closed(2), (|_| 0) as fn(i64) -> i64),
-        (Pacing::Open { max_concurrency: None }, |i| i * 5 * MS),
-        (Pacing::Open { max_concurrency: Some(1) }, |i| i * 5 * MS),
-        (Pacing::Batches { size: 2 }, |_| 0),
-    ] {
-        let load = conversations(&server, 4, at_ns, pacing);
-        let outcome = run_load_sorted(load, &LoadControl::new());
-        assert_eq!(codes_of(&outcome), counts(&[("ok", 12)]), "{pacing:?}: {:?}", outcome.failure_samples);
-        assert!(outcome.outputs.is_empty(), "kept for the next turn only");
-        for turns in outcome.requests.chunks(3) {
-            for pair in turns.windows(2) {
-                // The response may end a little after its end mark.
-                let pause = pair[1].t_sched - pair[0].t_done.unwrap();
-                assert!((15 * MS..150 * MS).contains(&pause), "{pacing:?}: {pause} ns");
-                assert!(pair[1].t_send.unwrap() >= pair[1].t_sched);
-            }
-        }
-        let cap = match pacing {
-            Pacing::Closed { .. } | Pacing::Batches { .. } => 2,
-            Pacing::Open { max_concurrency } => max_concurrency.map_or(4, i64::from),
-        };
-        assert!(max_in_flight(&outcome.requests) <= cap);
-    }
-}
-
-#[test]
-fn a_turn_that_fails_ends_its_conversation() {
-    let server = Server::start(
-        |exchange| {
-            if exchange.index == 1 { exchange.plain("503 Busy", "{}") } else { converse(exchange) }
-        },
-    );
-    let load = conversations(&server, 2, |_| 0, Pacing::closed(1));
-    let outcome = run_load_sorted(load, &LoadControl::new());
-    let expected = [("ok", 4), (codes::HTTP_503, 1), (codes::SESSION_BROKEN, 1)];
-    assert_eq!(codes_of(&outcome), counts(&expected), "{:?}", outcome.failure_samples);
-    let unsent = &outcome.requests[2];
-    assert!(unsent.t_send.is_none() && unsent.request_idx == 2);
-}
-
-#[test]
-fn a_source_that_gives_up_ends_the_run_with_its_words() {
-    let server = Server::start(|exchange| exchange.answer(3, 0));
-    let first = Arriving::now(requests(0, 1, 0).remove(0));
-    let source = vec![Ok(first), Err("line 2 of trace.jsonl is no JSON".to_owned())].into_iter();
-    let load = LoadSpec::new(target(server.url()), clock::new_epoch(), source, closed(1), Stop::AllRequests);
-    let error = run_load(load, &mut MemoryRecords::default(), &LoadControl::new()).unwrap_err();
-    assert!(error.to_string().contains("line 2 of trace.jsonl"), "{error}");
-}
-
-/// Has enough after some requests, or a full disk.
-struct Few {
-    seen: u64,
-    enough: u64,
-    full: u64,
-}
-
-impl crate::sink::RecordSink for Few {
-    fn finished(&mut self, _: &crate::sink::FinishedRequest) -> Result<(), String> {
-        self.seen += 1;
-        if self.seen >= self.full { Err("no space left".to_owned()) } else { Ok(()) }
-    }
-
-    fn is_enough(&mut self) -> bool {
-        self.seen >= self.enough
-    }
-}
-
-#[test]
-fn the_sink_may_end_the_window() {
-    let server = Server::start(|exchange| exchange.answer(3, 1));
-    let stop = Stop::WhenEnough { min_ns: 50 * MS, max_ns: 60 * SECOND };
-    let trial = |stop| {
-        let mut load = spec(&server, 0, closed(2), stop).load;
-        load.source = Box::new(requests(0, 1_000_000, 0).into_iter().map(Arriving::now).map(Ok));
-        load
-    };
-    let mut few = Few { seen: 0, enough: 40, full: u64::MAX };
-    let outcome = run_load(trial(stop), &mut few, &LoadControl::new()).unwrap();
-    assert_eq!(outcome.is_satisfied, Some(true));
-    assert!(outcome.recorded >= 40 && outcome.recorded == few.seen);
-    let length = outcome.window_end_ns - outcome.window_start_ns;
-    assert!((50 * MS..60 * SECOND).contains(&length), "{length}");
-
-    let mut full = Few { seen: 0, enough: u64::MAX, full: 10 };
-    let error = run_load(trial(Stop::AllRequests), &mut full, &LoadControl::new()).unwrap_err();
-    assert!(error.to_string().contains("no space left"), "{error}");
 }
 
 #[test]
