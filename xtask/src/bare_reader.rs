@@ -2,8 +2,10 @@
 //! no records. Its CPU time per token event is the floor that the load engine is held against.
 
 use std::error::Error;
+use std::fs;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 use rustix::event::epoll::{self, EventData, EventFlags};
@@ -14,6 +16,8 @@ use crate::system;
 
 const EVENTS_PER_TURN: usize = 128;
 const READ_BYTES: usize = 64 << 10;
+/// Room for so many reads in the log; later ones are not logged.
+const LOGGED_READS: usize = 4_000_000;
 /// How every stream of the reference server ends.
 const END: &[u8] = b"0\r\n\r\n";
 
@@ -38,6 +42,9 @@ pub(crate) struct BareReaderArgs {
     /// Core that it stays on
     #[arg(long, value_name = "N")]
     core: Option<usize>,
+    /// Write stream and instant of every read here: pairs of little-endian i64
+    #[arg(long, value_name = "FILE")]
+    log: Option<PathBuf>,
 }
 
 /// What it did, printed as one line of JSON.
@@ -62,11 +69,32 @@ pub(crate) fn read(args: &BareReaderArgs) -> Result<(), Box<dyn Error>> {
         system::stay_on(core)?;
     }
     system::raise_descriptor_limit()?;
-    println!("{}", serde_json::to_string(&run(args)?)?);
+    let mut reads = Vec::with_capacity(if args.log.is_some() { LOGGED_READS } else { 0 });
+    let report = run(args, &mut reads)?;
+    if let Some(path) = &args.log {
+        fs::write(
+            path,
+            reads
+                .iter()
+                .flat_map(|(stream, at_ns)| [*stream as i64, *at_ns])
+                .flat_map(i64::to_le_bytes)
+                .collect::<Vec<u8>>(),
+        )?;
+    }
+    println!("{}", serde_json::to_string(&report)?);
     Ok(())
 }
 
-fn run(args: &BareReaderArgs) -> Result<BareReport, Box<dyn Error>> {
+/// The reads in a file that [`read`] wrote: stream, instant.
+pub(crate) fn read_log(path: &Path) -> Result<Vec<(u64, i64)>, Box<dyn Error>> {
+    let bytes = fs::read(path)?;
+    let (words, _) = bytes.as_chunks::<8>();
+    let (pairs, _) = words.as_chunks::<2>();
+    Ok(pairs.iter().map(|[stream, at_ns]| (u64::from_le_bytes(*stream), i64::from_le_bytes(*at_ns))).collect())
+}
+
+/// Reads go into `reads` while there is room.
+fn run(args: &BareReaderArgs, reads: &mut Vec<(u64, i64)>) -> Result<BareReport, Box<dyn Error>> {
     let request = request(args.tokens);
     let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
     let mut sockets = Vec::with_capacity(args.streams);
@@ -108,8 +136,8 @@ fn run(args: &BareReaderArgs) -> Result<BareReport, Box<dyn Error>> {
             Err(errno) => return Err(format!("wait for streams: {errno}").into()),
         }
         for event in events.drain(..) {
-            let Some(socket) = usize::try_from(event.data.u64()).ok().and_then(|position| sockets.get_mut(position))
-            else {
+            let stream = event.data.u64();
+            let Some(socket) = usize::try_from(stream).ok().and_then(|position| sockets.get_mut(position)) else {
                 continue;
             };
             let length = match socket.read(&mut buffer) {
@@ -119,6 +147,9 @@ fn run(args: &BareReaderArgs) -> Result<BareReport, Box<dyn Error>> {
                 Err(error) => return Err(format!("read a stream: {error}").into()),
             };
             report.last_stamp_ns = system::now_ns();
+            if reads.len() < reads.capacity() {
+                reads.push((stream, report.last_stamp_ns));
+            }
             report.reads += 1;
             report.bytes += length as u64;
             if buffer.get(..length).is_some_and(|bytes| bytes.ends_with(END)) {
@@ -160,9 +191,12 @@ mod tests {
             tokens: 10,
             spread_seconds: 0.02,
             core: None,
+            log: None,
         };
-        let report = run(&args).unwrap();
+        let mut reads = Vec::with_capacity(1_000);
+        let report = run(&args, &mut reads).unwrap();
         let log = server.stop().unwrap();
+        assert!(reads.iter().all(|(stream, at_ns)| *stream < 5 && *at_ns <= report.end_ns) && !reads.is_empty());
         // On a busy machine several events come in one read, so nothing is said about their number.
         assert!(
             report.requests > 0 && report.reads >= report.requests && report.bytes > report.requests * 1_000,

@@ -17,6 +17,7 @@ pub mod http1;
 mod limits;
 pub mod prometheus;
 pub mod reference;
+mod scheduling;
 pub mod sink;
 pub mod source;
 mod spec;

@@ -16,6 +16,7 @@ use crate::clock;
 use crate::control::{LivePhase, LoadControl};
 use crate::error::LoadError;
 use crate::limits::{check_ports, reserve_descriptors};
+use crate::scheduling::{give_way, wake_promptly};
 use crate::sink::RecordSink;
 use crate::spec::{LoadOutcome, LoadSpec, Pacing, Stop};
 use crate::steady::SteadyDetector;
@@ -48,10 +49,12 @@ use worker::{Ended, Setup, Worker};
 const OPEN_LOOP_CONNECTIONS: u64 = 64;
 /// Between the last opened connection and the first request.
 const LEAD_NS: i64 = 2_000_000;
+/// So long before a due instant, polling replaces sleeping where there are more cores than load threads.
+const SPIN_NS: i64 = 50_000;
+/// And where there are none to spare: about what a wake-up takes on a virtual machine, so that it costs next to nothing.
+const WAKE_UP_NS: i64 = 25_000;
 /// Batches of finished requests that may wait for the recorder; more stay with the load threads.
 const WAITING_BATCHES: usize = 256;
-/// Feeder and recorder give way to the load threads.
-const BACKGROUND_NICE: i32 = 10;
 
 /// Runs a load to its end; what it measures goes to `sink` as it comes. Blocks; watch or cancel it through `control`.
 ///
@@ -79,6 +82,8 @@ pub fn run_load(
     let start_hook = spec.start.take();
     let (supply, feeder) = Supply::new(spec.source, spec.warmup, queues);
     let (recorder, batches) = mpsc::sync_channel(WAITING_BATCHES);
+    let has_spare_core = thread::available_parallelism().is_ok_and(|cores| cores.get() > threads as usize);
+    let lead_ns = if has_spare_core { SPIN_NS } else { WAKE_UP_NS };
     let setup = |thread: u32| -> Result<Setup<'_>, LoadError> {
         let canary = (has_canary && thread == 0).then(|| canary::start(limits.clock)).transpose();
         Ok(Setup {
@@ -94,7 +99,7 @@ pub fn run_load(
             timer: timerfd_create(TimerfdClockId::Monotonic, TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK)
                 .map_err(LoadError::system("create a timer"))?,
             connections: share(connections, thread, threads),
-            can_spin: thread::available_parallelism().is_ok_and(|cores| cores.get() > threads as usize),
+            lead_ns,
         })
     };
     let setups: Vec<Setup<'_>> = (0..threads).map(setup).collect::<Result<_, _>>()?;
@@ -126,6 +131,7 @@ pub fn run_load(
             let ready = ready_tx.clone();
             let (gate, limits, supply) = (&start, &limits, &supply);
             let body = move || {
+                wake_promptly();
                 let mut worker = Worker::new(setup)?;
                 worker.open_connections()?;
                 drop(ready);
@@ -195,11 +201,6 @@ pub fn run_load(
         return Err(LoadError::Spec { problem: "there is no request to measure".to_owned() });
     }
     Ok(outcome(&limits, &agreement, ended, recorded))
-}
-
-fn give_way() {
-    // Only a courtesy: where it is refused, the thread competes like any other.
-    let _ = rustix::process::setpriority_process(None, BACKGROUND_NICE);
 }
 
 /// One source address has some 28,000 ports towards one server. Loopback has many addresses.

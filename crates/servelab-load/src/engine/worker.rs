@@ -30,8 +30,6 @@ use crate::spec::{CanaryErrors, Stop};
 use crate::stream::End;
 use crate::target::Route;
 
-/// Before a due instant, polling replaces sleeping.
-const SPIN_NS: i64 = 50_000;
 /// Longest sleep: the cancel flag is looked at this often.
 const TICK_NS: i64 = 20_000_000;
 /// Sends per turn, so that a herd does not delay reads for long.
@@ -62,7 +60,8 @@ pub(crate) struct Setup<'a> {
     pub(crate) epoll: OwnedFd,
     pub(crate) timer: OwnedFd,
     pub(crate) connections: u64,
-    pub(crate) can_spin: bool,
+    /// So long before a due instant, polling replaces sleeping.
+    pub(crate) lead_ns: i64,
 }
 
 /// What a thread says at its end.
@@ -217,14 +216,15 @@ impl<'a> Worker<'a> {
             let timers = timers.into_iter().filter_map(|queue| queue.front().map(|deadline| deadline.at_ns));
             let ends = drain_until.or(agreement.stop_ns());
             let until = timers.chain(ends).chain(canary_due_ns).fold(now + TICK_NS, i64::min);
-            match pacer.next_due_ns(supply) {
+            let due = pacer.next_due_ns(supply);
+            match due.map(|due| due.saturating_sub(self.setup.lead_ns)) {
                 _ if pacer.is_starving() => self.wait(until.min(now + STARVING_NS))?,
-                Some(due) if self.setup.can_spin && due - SPIN_NS <= now => self.wait(i64::MIN)?,
-                Some(due) if self.setup.can_spin => self.wait(until.min(due - SPIN_NS))?,
-                Some(due) => self.wait(until.min(due))?,
+                Some(wake) if wake <= now => self.wait(i64::MIN)?,
+                Some(wake) => self.wait(until.min(wake))?,
                 None => self.wait(until)?,
             }
-            self.read_ready();
+            // What is due already waits for a slot or a connection; it must not keep sockets from being read.
+            self.read_ready(due.filter(|due| *due > now).unwrap_or(i64::MAX));
             self.handle_reads(&mut Some(&mut pacer))?;
         }
         ended.cpu_ns = clock::thread_cpu_ns() - cpu_before;
@@ -286,8 +286,9 @@ impl<'a> Worker<'a> {
         }
     }
 
-    /// First pass over ready sockets: read and stamp, nothing else.
-    fn read_ready(&mut self) {
+    /// First pass over ready sockets: read and stamp, nothing else. It ends when a request is due, because an arrival that
+    /// waits for a batch of reads is late by all of it; sockets left over are still ready in the next turn.
+    fn read_ready(&mut self, due_ns: i64) {
         let mut used = 0;
         let epoch = self.setup.spec.clock;
         for event in &self.ready {
@@ -319,11 +320,14 @@ impl<'a> Worker<'a> {
                 range
             });
             self.reads.push(Read { token, t_ns, outcome });
+            if t_ns >= due_ns {
+                break;
+            }
         }
     }
 
     fn read_and_handle(&mut self) -> Result<(), LoadError> {
-        self.read_ready();
+        self.read_ready(i64::MAX);
         self.handle_reads(&mut None)
     }
 

@@ -113,14 +113,14 @@ fn one_scenario(
     let seconds = if args.quick { scenario.quick_seconds } else { scenario.seconds };
     let requests = scenario.requests(args.quick);
     report.say(&format!("{}: {}, {requests} requests", scenario.name, scenario.title));
-    let own = bench.own(scenario.name, scenario.load, &scenario.answers, requests)?;
-    let floor = match scenario.floor_streams {
-        Some(streams) => {
-            let name = format!("{}-floor", scenario.name);
-            Some(bench.floor(&name, streams, &scenario.answers, (seconds / 4.0).clamp(2.0, 10.0))?)
-        }
-        None => None,
+    let name = format!("{}-floor", scenario.name);
+    let floor = || -> Result<Option<run::Floor>, Box<dyn Error>> {
+        let Some(streams) = scenario.floor_streams else { return Ok(None) };
+        bench.floor(&name, streams, &scenario.answers, (seconds / 4.0).clamp(2.0, 10.0)).map(Some)
     };
+    let before = floor()?;
+    let own = bench.own(scenario.name, scenario.load, &scenario.answers, requests)?;
+    let floor = before.zip(floor()?).map(|(before, after)| before.and(after));
     let mut others = Vec::new();
     for peer in args.peers.iter().filter(|_| scenario.has_peers) {
         match peer.run(bench, &args.peers_dir, scenario, requests) {

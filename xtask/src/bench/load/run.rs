@@ -15,8 +15,9 @@ use servelab_load::reference::ReferenceLog;
 use servelab_store::{read_events, read_requests};
 
 use super::scenario::{Answers, Load, Start};
-use super::truth::{Comparison, events_between};
-use crate::bare_reader::BareReport;
+use super::stats::Sample;
+use super::truth::{Comparison, bare_receive_errors, events_between};
+use crate::bare_reader::{self, BareReport};
 use crate::system;
 
 /// How often a client is looked at: rarely, because the one who looks needs a core too.
@@ -106,7 +107,21 @@ impl OwnRun {
 pub(super) struct Floor {
     pub(super) micros_per_event: f64,
     pub(super) events_per_s: f64,
+    /// From the instant before a write to the read, milliseconds.
+    pub(super) receive_error: Sample,
     pub(super) log: ReferenceLog,
+}
+
+impl Floor {
+    /// Both of two runs, one before and one after what they are compared with: the machine is not always equally fast.
+    pub(super) fn and(self, later: Self) -> Self {
+        Self {
+            micros_per_event: f64::midpoint(self.micros_per_event, later.micros_per_event),
+            events_per_s: f64::midpoint(self.events_per_s, later.events_per_s),
+            receive_error: self.receive_error.and(later.receive_error),
+            log: later.log,
+        }
+    }
 }
 
 impl Bench {
@@ -210,6 +225,7 @@ impl Bench {
         seconds: f64,
     ) -> Result<Floor, Box<dyn Error>> {
         let folder = self.subfolder(name)?;
+        let reads = folder.join("reads");
         let spread = answers.seconds();
         let per_second = streams as f64 * f64::from(answers.tokens) / answers.seconds();
         let server = self.start_server(answers, (per_second * (seconds + spread)) as u64)?;
@@ -217,7 +233,9 @@ impl Bench {
         command
             .args(["bare-reader", "--address", &server.address.to_string(), "--streams", &streams.to_string()])
             .args(["--seconds", &seconds.to_string(), "--spread-seconds", &spread.to_string()])
-            .args(["--tokens", &answers.tokens.to_string(), "--core", &self.client_core.to_string()]);
+            .args(["--tokens", &answers.tokens.to_string(), "--core", &self.client_core.to_string()])
+            .arg("--log")
+            .arg(&reads);
         let (is_success, _) = self.client(&mut command, &folder)?;
         let log = server.stop()?;
         if !is_success {
@@ -226,7 +244,10 @@ impl Bench {
         }
         let report: BareReport = serde_json::from_slice(&fs::read(folder.join("stdout"))?)?;
         let events = events_between(&log, report.begin_ns, report.end_ns) as f64;
+        let stamps = bare_reader::read_log(&reads)?;
+        fs::remove_file(&reads)?;
         Ok(Floor {
+            receive_error: bare_receive_errors(&log, &stamps, report.begin_ns, report.end_ns),
             micros_per_event: report.cpu_ns as f64 / 1e3 / events,
             events_per_s: events / ((report.end_ns - report.begin_ns) as f64 / 1e9),
             log,

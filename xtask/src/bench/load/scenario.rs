@@ -99,17 +99,19 @@ const OPEN: &[Target] = &[
     Target::Cpu { times_floor: 1.2, micros: 4.0 },
 ];
 
-/// At a small rate few gaps are drawn: the variation of 3,000 is only good to 0.02 by itself.
+/// Few streams leave the core asleep between events: what a wake-up costs says nothing about the reader.
 const OPEN_FEW: &[Target] = &[
     Target::TtftMean(0.15),
     Target::TtftP99(0.5),
     Target::ItlP99(0.2),
     Target::Receive { mean: 0.1, p99: 0.5 },
-    Target::Poisson(0.06),
+    Target::Poisson(0.03),
     Target::Rate(0.001),
 ];
 
-const PACING: &[Target] = &[Target::Lateness(0.5), Target::Poisson(0.03), Target::Rate(0.001)];
+/// No judgement of the gaps here: one send takes some 15 µs on one core, so that the gaps of a millisecond that are shorter
+/// (1.5 %) cannot be kept by one thread. The table shows the test all the same.
+const PACING: &[Target] = &[Target::Lateness(0.5), Target::Rate(0.001)];
 
 const CLOSED: &[Target] = &[
     Target::TtftMean(0.3),
@@ -125,7 +127,8 @@ pub(super) const SCENARIOS: [Scenario; 6] = [
         title: "open loop, Poisson 50 req/s",
         load: Load::Open { rate: 50.0 },
         answers: Answers::USUAL,
-        seconds: 60.0,
+        // The variation of n gaps of a Poisson process is good to 1/√n by itself.
+        seconds: 120.0,
         quick_seconds: 6.0,
         floor_streams: Some(101),
         targets: OPEN_FEW,

@@ -15,6 +15,11 @@ impl FromIterator<f64> for Sample {
 }
 
 impl Sample {
+    /// Both samples as one.
+    pub(super) fn and(self, other: Self) -> Self {
+        self.0.into_iter().chain(other.0).collect()
+    }
+
     pub(super) fn n(&self) -> usize {
         self.0.len()
     }

@@ -170,19 +170,20 @@ fn reported(all: &[Judged]) -> String {
 /// Errors of each request and event.
 fn errors(all: &[Judged]) -> String {
     let mut table = String::from(
-        "| load | TTFT error per request, ms: mean, p99 | t_first − write, ms: mean, p99 | t_k − write, ms: mean, p99, max | server's read − t_send, ms: mean, p99 | t_send − t_sched, ms: p99, max | server's own lateness, ms: p99, max | writes that the socket did not take at once |\n|---|---|---|---|---|---|---|---|\n",
+        "| load | TTFT error per request, ms: mean, p99 | t_first − write, ms: mean, p99 | t_k − write, ms: mean, p99, max | the bare reader's, ms: mean, p99, max | server's read − t_send, ms: mean, p99 | t_send − t_sched, ms: p99, max | server's own lateness, ms: p99, max | writes that the socket did not take at once |\n|---|---|---|---|---|---|---|---|---|\n",
     );
     for judged in all {
         let seen = &judged.own.seen;
         let two = |sample: &Sample| format!("{:.3}, {:.3}", sample.mean(), sample.quantile(0.99));
+        let three = |sample: &Sample| format!("{}, {:.3}", two(sample), sample.max());
         let _ = writeln!(
             table,
-            "| {} | {} | {} | {}, {:.3} | {} | {:.3}, {:.3} | {:.3}, {:.3} | {} |",
+            "| {} | {} | {} | {} | {} | {} | {:.3}, {:.3} | {:.3}, {:.3} | {} |",
             judged.scenario.title,
             two(&seen.ttft_error),
             two(&seen.first_error),
-            two(&seen.receive_error),
-            seen.receive_error.max(),
+            three(&seen.receive_error),
+            judged.floor.as_ref().map_or_else(|| "–".to_owned(), |floor| three(&floor.receive_error)),
             two(&seen.pick_up),
             seen.behind_schedule.quantile(0.99),
             seen.behind_schedule.max(),

@@ -81,6 +81,26 @@ fn max_in_flight(requests: &[&RequestStamp]) -> usize {
     usize::try_from(most).unwrap_or(0)
 }
 
+/// Receive errors of the bare reader, in milliseconds: of each write, from the instant before it to the first read of its
+/// stream afterwards. The reader opens its streams one after the other, so that the server's connections have their order.
+pub(super) fn bare_receive_errors(log: &ReferenceLog, reads: &[(u64, i64)], begin_ns: i64, end_ns: i64) -> Sample {
+    let connections: HashMap<u32, u64> =
+        log.requests.iter().map(|request| (request.number, u64::from(request.connection))).collect();
+    let mut reads_of: HashMap<u64, Vec<i64>> = HashMap::new();
+    for (stream, at_ns) in reads {
+        reads_of.entry(*stream).or_default().push(*at_ns);
+    }
+    log.writes
+        .iter()
+        .filter(|write| (begin_ns..end_ns).contains(&write.before_ns))
+        .filter_map(|write| {
+            let reads = reads_of.get(connections.get(&write.request)?)?;
+            let next = reads.get(reads.partition_point(|at_ns| *at_ns < write.before_ns))?;
+            Some(ms(next - write.before_ns))
+        })
+        .collect()
+}
+
 /// A client's records beside the server's. Times in milliseconds; errors are the client's value minus the server's.
 #[derive(Debug, Default)]
 pub(super) struct Comparison {

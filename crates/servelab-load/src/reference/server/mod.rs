@@ -8,14 +8,13 @@ mod answers;
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::net::TcpListener;
-use std::num::NonZeroU64;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::SeqCst;
 use std::sync::mpsc::Sender;
 
 use rustix::event::epoll::{self, EventData, EventFlags};
 use rustix::fd::OwnedFd;
-use rustix::thread::{CpuSet, clock_nanosleep_absolute, sched_setaffinity, set_current_timer_slack};
+use rustix::thread::{CpuSet, clock_nanosleep_absolute, sched_setaffinity};
 use rustix::time::{
     ClockId, Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, clock_gettime, timerfd_create,
     timerfd_settime,
@@ -26,6 +25,7 @@ use super::log::{ReferenceLog, RequestEnd, RequestStamp};
 use super::request::{self, Parsed};
 use super::wire::{self, Wire};
 use super::{ReferenceConfig, ReferenceError, Shared, Spin};
+use crate::scheduling::wake_promptly;
 
 /// Before a due instant, polling replaces sleeping.
 const SPIN_NS: i64 = 60_000;
@@ -124,7 +124,7 @@ impl Server {
 
     /// Prepares the thread that it is called on.
     pub(super) fn settle(&self) -> Result<(), ReferenceError> {
-        set_current_timer_slack(NonZeroU64::new(1)).map_err(ReferenceError::system("set the timer slack"))?;
+        wake_promptly();
         if let Some(core) = self.config.core {
             let mut cores = CpuSet::new();
             if core < CpuSet::MAX_CPU {
