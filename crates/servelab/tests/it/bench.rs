@@ -166,3 +166,18 @@ fn native_endpoints_are_driven_and_their_texts_kept() {
         assert_eq!(at(&vllm, "backend"), endpoint);
     }
 }
+
+#[test]
+fn a_file_may_hold_exactly_the_prompts_that_are_asked_for() {
+    let place = Place::new(BIN);
+    let (sim, url) = server(&place, "");
+    let lines: Vec<String> = (0..6).map(|i| format!(r#"{{"prompt":"question {i}","output_tokens":4}}"#)).collect();
+    place.write("six.jsonl", &lines.join("\n"));
+    let line =
+        |n| format!("bench --url {url} --model {MODEL} --concurrency 3 --requests {n} --dataset six.jsonl --json");
+    let result = place.servelab(&line(6)).run().expect(0).json();
+    assert_eq!(number(&result, "requests.completed"), 6.0);
+    let refused = place.servelab(&line(7)).run().expect(2);
+    assert!(refused.stderr.contains("it holds 6 prompts"), "{}", refused.stderr);
+    drop(sim);
+}

@@ -14,6 +14,7 @@ use servelab_core::record::{Phase, RequestRecord, TokenSource};
 mod conversations;
 mod ends;
 mod failures;
+mod omission;
 mod tls;
 
 use super::run_load;

@@ -62,15 +62,18 @@ fn trial_from(
     let (load, stop_at, api_key) = (load(args)?, stop(args)?, api_key(args)?);
     let dataset = dataset(args)?;
     let start = spread(args.start);
-    // One request more, sent alone beforehand, shows over what time to spread the others.
-    let needs_pilot = start == Spread::OneRequest && args.concurrency.is_some_and(|slots| slots > 1);
+    let n = most_requests(args, &load, stop_at, &dataset)?;
+    // One request more, sent alone beforehand, shows over what time to spread the others. Where a file has no prompt to
+    // spare, the first measured one is sent alone.
+    let needs_pilot = start == Spread::OneRequest
+        && args.concurrency.is_some_and(|slots| slots > 1)
+        && (matches!(dataset, DatasetSpec::Conversations(_)) || source.remaining().is_none_or(|left| left > n));
     let warmup = u64::from(args.warmup.max(u32::from(needs_pilot)));
     let endpoint = match (args.endpoint, source.has_messages()) {
         (Some(endpoint), _) => endpoint.endpoint(),
         (None, Some(true) | None) => Endpoint::Chat,
         (None, Some(false)) => Endpoint::Completions,
     };
-    let n = most_requests(args, &load, stop_at, &dataset)?;
     let content = content(source, &dataset, name, n, stop_at, warmup as usize)?;
     let unusable = |error: ArrivalError| CommandError::usage(error.to_string());
     let at = |arrival: &str, rate: &Rate| scheduled(arrival, rate, stop_at, warmup, args.seed).map_err(unusable);
