@@ -13,6 +13,10 @@ use crate::random::mix;
 use crate::step_time::StepShape;
 use crate::text::OutputText;
 
+mod content;
+
+pub use content::Content;
+
 /// Scheduler limits of one rank.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EngineConfig {

@@ -16,6 +16,7 @@ pub mod live;
 pub mod metrics;
 mod random;
 mod settings;
+pub mod simulate;
 mod startup;
 pub mod step_time;
 pub mod text;
