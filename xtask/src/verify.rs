@@ -16,12 +16,15 @@ use clap::ValueEnum;
 pub(crate) enum Name {
     /// A study against a real vLLM on CPU, installed for the purpose
     Vllm,
+    /// The simulated scheduler against the real one's decisions, recorded anew
+    Scheduler,
 }
 
 impl Name {
     fn text(self) -> &'static str {
         match self {
             Self::Vllm => "vllm",
+            Self::Scheduler => "scheduler",
         }
     }
 
@@ -30,6 +33,11 @@ impl Name {
             Self::Vllm => {
                 "A real vLLM (CPU build) serves a tiny model; a study of two points × two loads runs against it: exact greedy tokens, \
                  token counts, Prometheus series, effective configuration, resume after kill -9."
+            }
+            Self::Scheduler => {
+                "vLLM's own Scheduler class (CPU build, no model runs) is driven through named and random scenarios by \
+                 `scripts/scheduler-trace/trace.py`; the simulator's scheduler replays them. Every call must be the same: tokens per \
+                 request in order, preemptions, free blocks, cached tokens."
             }
         }
     }
@@ -40,6 +48,7 @@ pub(crate) fn verify(root: &Path, name: Name) -> Result<(), Box<dyn Error>> {
     let scratch = tempfile::tempdir()?;
     let (command, env) = match name {
         Name::Vllm => vllm(root, scratch.path())?,
+        Name::Scheduler => scheduler(root, scratch.path())?,
     };
     let start = Instant::now();
     let (text, is_success) = run(root, &command, &env)?;
@@ -58,21 +67,42 @@ pub(crate) fn verify(root: &Path, name: Name) -> Result<(), Box<dyn Error>> {
 
 type Env = Vec<(&'static str, PathBuf)>;
 
-/// Installs vLLM and makes models, unless SERVELAB_VLLM_DIR and SERVELAB_MODELS_DIR point to some.
+/// Records a real scheduler's decisions and replays them.
+fn scheduler(root: &Path, scratch: &Path) -> Result<(Vec<&'static str>, Env), Box<dyn Error>> {
+    let (venv, models) = vllm_folders(root, scratch)?;
+    let recording = scratch.join("scheduler.jsonl");
+    let status = Command::new(venv.join("bin/python"))
+        .arg(root.join("scripts/scheduler-trace/trace.py"))
+        .arg(models.join("tiny-llama"))
+        .arg(&recording)
+        .args(["--random", "1000", "--seed", "100000"])
+        .status()?;
+    if !status.success() {
+        return Err("scripts/scheduler-trace/trace.py failed; its messages are above".into());
+    }
+    let command = vec!["cargo", "test", "-p", "servelab-sim", "--test", "scheduler", "--locked", "--", "--nocapture"];
+    Ok((command, vec![("SERVELAB_VLLM_DIR", venv), ("SERVELAB_SCHEDULER_TRACE", recording)]))
+}
+
 fn vllm(root: &Path, scratch: &Path) -> Result<(Vec<&'static str>, Env), Box<dyn Error>> {
+    let (venv, models) = vllm_folders(root, scratch)?;
+    let command = vec!["cargo", "test", "-p", "servelab", "--test", "it", "--locked", "real_vllm", "--", "--nocapture"];
+    Ok((command, vec![("SERVELAB_VLLM_DIR", venv), ("SERVELAB_MODELS_DIR", models)]))
+}
+
+/// Installs vLLM and makes models, unless SERVELAB_VLLM_DIR and SERVELAB_MODELS_DIR point to some.
+fn vllm_folders(root: &Path, scratch: &Path) -> Result<(PathBuf, PathBuf), Box<dyn Error>> {
     let given = |name: &str| std::env::var_os(name).map(PathBuf::from);
-    let (venv, models) = match (given("SERVELAB_VLLM_DIR"), given("SERVELAB_MODELS_DIR")) {
-        (Some(venv), Some(models)) => (venv, models),
+    match (given("SERVELAB_VLLM_DIR"), given("SERVELAB_MODELS_DIR")) {
+        (Some(venv), Some(models)) => Ok((venv, models)),
         _ => {
             let status = Command::new(root.join("scripts/vllm-cpu/prepare.sh")).arg(scratch).status()?;
             if !status.success() {
                 return Err("scripts/vllm-cpu/prepare.sh failed; its messages are above".into());
             }
-            (scratch.join("venv"), scratch.join("models"))
+            Ok((scratch.join("venv"), scratch.join("models")))
         }
-    };
-    let command = vec!["cargo", "test", "-p", "servelab", "--test", "it", "--locked", "real_vllm", "--", "--nocapture"];
-    Ok((command, vec![("SERVELAB_VLLM_DIR", venv), ("SERVELAB_MODELS_DIR", models)]))
+    }
 }
 
 /// Runs a command, showing and keeping what it says on both streams.
@@ -103,7 +133,7 @@ fn page(root: &Path, name: Name, command: &[&str], env: &Env, text: &str, is_suc
     let commit = crate::first_line(root, "git", &["rev-parse", "--short=12", "HEAD"]);
     let cpus = std::thread::available_parallelism().map_or(0, std::num::NonZero::get);
     let mut versions = vec![crate::first_line(root, "rustc", &["--version"])];
-    if let (Name::Vllm, Some((_, venv))) = (name, env.first()) {
+    if let Some((_, venv)) = env.first() {
         let vllm = venv.join("bin/vllm");
         versions.push(format!("vllm {}", crate::first_line(root, &vllm.to_string_lossy(), &["--version"])));
     }

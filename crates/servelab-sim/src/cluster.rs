@@ -6,13 +6,15 @@ use std::collections::HashMap;
 use crate::SimError;
 use crate::config::ServerConfig;
 use crate::engine::{Engine, EngineConfig, Progress, RequestSpec};
-use crate::step_time::{RooflineStepTime, StepTime};
+use crate::step_time::{Regime, RooflineStepTime, StepShape, StepTime};
+use crate::timeline::Timeline;
 
-/// Ranks that step together, and the end of their step in flight.
+/// Ranks that step together, and their steps under way.
 #[derive(Debug)]
 struct Group {
     ranks: std::ops::Range<usize>,
-    step_end_ns: Option<u64>,
+    line: Timeline,
+    n_steps: u64,
 }
 
 /// The engines of one server.
@@ -23,6 +25,7 @@ pub struct Cluster {
     step_time: Box<dyn StepTime>,
     slow_factor: f64,
     next_rank: usize,
+    shapes: Vec<Option<StepShape>>,
 }
 
 impl std::fmt::Debug for Cluster {
@@ -50,12 +53,17 @@ impl Cluster {
         Self {
             engines: (0..n_ranks).map(|_| Engine::new(config.clone())).collect(),
             groups: (0..n_ranks / span)
-                .map(|index| Group { ranks: index * span..(index + 1) * span, step_end_ns: None })
+                .map(|index| Group {
+                    ranks: index * span..(index + 1) * span,
+                    line: Timeline::new(config.concurrent_batches, config.pipeline_stages),
+                    n_steps: 0,
+                })
                 .collect(),
             owner: HashMap::new(),
             step_time,
             slow_factor: 1.0,
             next_rank: 0,
+            shapes: Vec::new(),
         }
     }
 
@@ -95,7 +103,7 @@ impl Cluster {
                 .groups
                 .iter()
                 .enumerate()
-                .filter_map(|(index, group)| group.step_end_ns.map(|end| (end, index)))
+                .filter_map(|(index, group)| group.line.next_end_ns().map(|end| (end, index)))
                 .filter(|(end, _)| *end <= now_ns)
                 .min();
             let Some((end, index)) = due else { break };
@@ -103,7 +111,7 @@ impl Cluster {
             self.start(index, end);
         }
         for index in 0..self.groups.len() {
-            if self.groups.get(index).is_some_and(|group| group.step_end_ns.is_none()) {
+            if self.groups.get(index).is_some_and(|group| group.line.is_idle()) {
                 self.start(index, now_ns);
             }
         }
@@ -111,7 +119,7 @@ impl Cluster {
 
     /// When the next step ends; `None` when nothing runs.
     pub fn next_step_end_ns(&self) -> Option<u64> {
-        self.groups.iter().filter_map(|group| group.step_end_ns).min()
+        self.groups.iter().filter_map(|group| group.line.next_end_ns()).min()
     }
 
     /// The ranks.
@@ -160,7 +168,7 @@ impl Cluster {
 
     fn complete(&mut self, group: usize, end_ns: u64, sink: &mut dyn FnMut(u64, Progress)) {
         let Some(group) = self.groups.get_mut(group) else { return };
-        group.step_end_ns = None;
+        group.line.pop();
         let owner = &mut self.owner;
         for engine in self.engines.get_mut(group.ranks.clone()).unwrap_or_default() {
             engine.complete(end_ns, &mut |progress| {
@@ -172,15 +180,49 @@ impl Cluster {
         }
     }
 
+    /// Plans steps until as many are under way as may be, or nothing is left to plan.
     fn start(&mut self, group: usize, now_ns: u64) {
         let Some(group) = self.groups.get_mut(group) else { return };
-        let mut slowest = None;
-        for engine in self.engines.get_mut(group.ranks.clone()).unwrap_or_default() {
-            if let Some(shape) = engine.schedule(now_ns) {
-                slowest = slowest.max(Some(self.step_time.step_nanos(&shape)));
+        while !group.line.is_full() {
+            let engines = self.engines.get_mut(group.ranks.clone()).unwrap_or_default();
+            let interval = engines.first().map_or(1, |engine| u64::from(engine.config().prefill_schedule_interval));
+            let throttled = interval > 1 && !group.n_steps.is_multiple_of(interval);
+            self.shapes.clear();
+            self.shapes.extend(engines.iter_mut().map(|engine| engine.schedule_throttled(now_ns, throttled)));
+            if self.shapes.iter().all(Option::is_none) {
+                return;
             }
+            for (engine, shape) in engines.iter_mut().zip(&self.shapes) {
+                if shape.is_none() {
+                    engine.push_dummy();
+                }
+            }
+            join_ranks(&mut self.shapes);
+            let slowest = self.shapes.iter().flatten().map(|shape| self.step_time.step_nanos(shape)).max().unwrap_or(1);
+            group.line.push(now_ns, ((slowest as f64 * self.slow_factor) as u64).max(1));
+            group.n_steps += 1;
         }
-        group.step_end_ns =
-            slowest.map(|nanos| now_ns.saturating_add(((nanos as f64 * self.slow_factor) as u64).max(1)));
+    }
+}
+
+/// Ranks in lock step exchange experts: each sees the tokens of all, and all run at the width of the largest.
+pub(crate) fn join_ranks(shapes: &mut [Option<StepShape>]) {
+    if shapes.len() < 2 {
+        return;
+    }
+    let widest = shapes.iter().flatten().map(|shape| shape.padded_tokens).max().unwrap_or(0);
+    let slowest_regime = shapes.iter().flatten().map(|shape| shape.regime).max().unwrap_or_default();
+    let group_tokens = if slowest_regime == Regime::Eager {
+        // Without graphs every rank sends what it has; an idle one computes a dummy token.
+        shapes.iter().map(|shape| shape.map_or(1, |shape| shape.padded_tokens)).sum()
+    } else {
+        widest * shapes.len() as u32
+    };
+    for shape in shapes.iter_mut().flatten() {
+        shape.group_tokens = group_tokens;
+        shape.regime = slowest_regime;
+        if slowest_regime != Regime::Eager {
+            shape.padded_tokens = widest;
+        }
     }
 }

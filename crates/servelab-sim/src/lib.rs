@@ -20,6 +20,7 @@ pub mod simulate;
 mod startup;
 pub mod step_time;
 pub mod text;
+mod timeline;
 
 pub use error::SimError;
 pub use fail::FailSpec;

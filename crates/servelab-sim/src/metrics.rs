@@ -136,15 +136,6 @@ fn seconds(from_ns: u64, to_ns: u64) -> f64 {
 }
 
 impl EngineMetrics {
-    pub(crate) fn preempted(&mut self) {
-        self.preemptions += 1;
-    }
-
-    pub(crate) fn prefix_lookup(&mut self, queried: u64, hit: u64) {
-        self.prefix_queries += queried;
-        self.prefix_hits += hit;
-    }
-
     pub(crate) fn first_token(&mut self, spec: &RequestSpec, cached_tokens: u32, now_ns: u64) {
         self.prompt_tokens += spec.prompt.len() as u64;
         self.cached_tokens += u64::from(cached_tokens);

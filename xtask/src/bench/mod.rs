@@ -3,6 +3,7 @@
 mod load;
 mod nsys;
 mod plan;
+mod sim;
 
 use std::error::Error;
 use std::path::{Path, PathBuf};
@@ -17,6 +18,11 @@ pub(crate) enum What {
     Plan,
     /// `bench` against the reference server: its errors, its CPU time, its ceiling, beside its peers
     Load(load::LoadArgs),
+    /// Simulated runs on a virtual clock: requests per second of one core, peak memory at several lengths
+    Sim,
+    /// One simulated run in this process (what `sim` starts)
+    #[command(hide = true)]
+    SimRun(sim::SimRunArgs),
     /// `trace metrics` on a gigabyte of Nsight Systems export, made by repeating a small one
     TraceNsys {
         /// The small export
@@ -29,6 +35,8 @@ pub(crate) fn bench(root: &Path, what: &What) -> Result<(), Box<dyn Error>> {
     match what {
         What::Plan => plan::plan(root),
         What::Load(args) => load::load(root, args),
+        What::Sim => sim::sim(root),
+        What::SimRun(args) => sim::run(args),
         What::TraceNsys { small } => nsys::nsys(root, small),
     }
 }

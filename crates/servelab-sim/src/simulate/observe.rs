@@ -68,12 +68,19 @@ impl Served {
 const SUB_BITS: u32 = 6;
 
 /// A histogram of durations with fixed memory and better than 1 % resolution.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Clone, PartialEq)]
 pub struct GapHistogram {
     counts: Vec<u64>,
     count: u64,
     sum_ns: u128,
     max_ns: u64,
+}
+
+impl std::fmt::Debug for GapHistogram {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let filled = self.counts.iter().enumerate().filter(|(_, count)| **count > 0);
+        f.debug_map().entries(filled.map(|(bucket, count)| (middle_of(bucket), count))).finish()
+    }
 }
 
 impl Default for GapHistogram {
@@ -209,13 +216,13 @@ pub struct PoolSummary {
 pub struct RunSummary {
     /// First instant of the measured window, nanoseconds.
     pub window_from_ns: u64,
-    /// Last instant of the window: the end of arrivals, or of the last measured request when arrivals ended before it.
+    /// Last instant of the window: `duration_ns` after the first, or the end of the run.
     pub window_to_ns: u64,
     /// End of the last step.
     pub end_ns: u64,
     /// Requests that arrived in the window.
     pub arrived: u64,
-    /// Of these, served to the end.
+    /// Of these, served to their end.
     pub completed: u64,
     /// Of these, refused because they could never run.
     pub refused: u64,
@@ -227,8 +234,13 @@ pub struct RunSummary {
     pub output_tokens: u64,
     /// Gaps between tokens of measured requests.
     pub gaps: GapHistogram,
-    /// Requests in the system at the start, in the middle and at the end of the window.
-    pub in_system: [u64; 3],
+    /// Waiting requests at the first and at the last measured arrival.
+    pub waiting_first: u64,
+    /// See `waiting_first`.
+    pub waiting_last: u64,
+    /// Slope of the number of waiting requests over measured arrivals: the share of the offered load that the servers
+    /// cannot take (0: they keep up). Only for open loops.
+    pub overload_share: f64,
     /// The queue grew through the window: the load is more than the server sustains, and latencies depend on how long
     /// one looks.
     pub saturated: bool,

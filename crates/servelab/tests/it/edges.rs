@@ -29,7 +29,7 @@ const ALLOWED: [(&str, &[&str]); 10] = [
     ("servelab-store", &["servelab-core"]),
     ("servelab-trace", &["servelab-core"]),
     ("servelab-core", &[]),
-    ("xtask", &["servelab-core", "servelab-load", "servelab-store"]),
+    ("xtask", &["servelab-core", "servelab-load", "servelab-sim", "servelab-store"]),
 ];
 
 /// Development only: may see anything, and only tests may see it.
