@@ -60,8 +60,7 @@ fn clients_of_a_closed_loop_wait_for_their_answers() {
     assert_eq!((all.len(), summary.completed), (10, 10));
     assert!(summary.pool.max_batch <= 3);
     for served in &all[3..] {
-        let before =
-            all.iter().filter(|other| other.slot == served.slot && other.index < served.index).next_back().unwrap();
+        let before = all.iter().rfind(|other| other.slot == served.slot && other.index < served.index).unwrap();
         assert_eq!(served.arrival_ns, before.done_ns + 1000);
     }
 }
