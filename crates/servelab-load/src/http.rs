@@ -5,18 +5,21 @@ use std::time::Duration;
 
 use serde_json::Value;
 
+use crate::simtime::{SPEEDUP_HEADER, speedup_of};
 use crate::target::ApiKey;
 
 /// Largest answer that is read.
 const MAX_BODY_BYTES: u64 = 64 << 20;
 
 /// An answer, whatever its status.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Reply {
     /// HTTP status.
     pub status: u16,
     /// Body; bytes that are not UTF-8 are replaced.
     pub body: String,
+    /// The server is a simulator and its time runs so many times faster than ours.
+    pub speedup: Option<f64>,
 }
 
 impl Reply {
@@ -56,8 +59,10 @@ fn agent(timeout: Duration) -> ureq::Agent {
 
 fn read(response: ureq::http::Response<ureq::Body>) -> Result<Reply, ureq::Error> {
     let status = response.status().as_u16();
+    let header = response.headers().get(SPEEDUP_HEADER).and_then(|value| value.to_str().ok());
+    let speedup = header.and_then(speedup_of);
     let bytes = response.into_body().into_with_config().limit(MAX_BODY_BYTES).read_to_vec()?;
-    Ok(Reply { status, body: String::from_utf8_lossy(&bytes).into_owned() })
+    Ok(Reply { status, body: String::from_utf8_lossy(&bytes).into_owned(), speedup })
 }
 
 fn bearer(key: &ApiKey) -> String {

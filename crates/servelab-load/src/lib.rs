@@ -18,6 +18,7 @@ mod limits;
 pub mod prometheus;
 pub mod reference;
 mod scheduling;
+pub mod simtime;
 pub mod sink;
 pub mod source;
 mod spec;

@@ -139,6 +139,9 @@ pub struct LoadSpec {
     pub source_addresses: Vec<IpAddr>,
     /// Measure the client's own error on a stream of a server inside this process.
     pub canary: bool,
+    /// Seconds of the server's time that pass in one of ours (see `simtime`); 1 for every real server. Everything else
+    /// here, and all results, are in the server's time.
+    pub speedup: f64,
 }
 
 impl LoadSpec {
@@ -165,6 +168,7 @@ impl LoadSpec {
             threads: 1,
             source_addresses: Vec::new(),
             canary: true,
+            speedup: 1.0,
         }
     }
 
@@ -188,6 +192,9 @@ impl LoadSpec {
             if ns <= 0 {
                 return invalid(format!("the {name} must be positive"));
             }
+        }
+        if !(self.speedup.is_finite() && self.speedup > 0.0) {
+            return invalid(format!("a speed-up of {} is no number above 0", self.speedup));
         }
         match self.pacing {
             Pacing::Closed { concurrency: 0, .. } => return invalid("concurrency must be at least 1".to_owned()),

@@ -13,7 +13,10 @@ use servelab_core::study::StopRule;
 use servelab_core::verdict::{CellEvidence, EffectiveDifference, FactorLimit, RequestEvidence, judge};
 use servelab_load::clock::new_epoch;
 use servelab_load::prometheus::{ScrapeOptions, ScrapeOutcome, ScrapeTarget, Scraper};
-use servelab_load::{LiveCounts, LivePhase, LoadControl, LoadError, LoadOutcome, LoadSpec, Target, TlsTrust, run_load};
+use servelab_load::simtime::slow_samples;
+use servelab_load::{
+    LiveCounts, LivePhase, LoadControl, LoadError, LoadOutcome, LoadSpec, Target, TlsTrust, http, run_load,
+};
 use servelab_store::{AttemptDir, StoreError, WindowInfo, write_json};
 
 use crate::control::RunControl;
@@ -59,6 +62,9 @@ pub(crate) struct Measured {
     pub(crate) is_saturated: bool,
 }
 
+/// For the question how fast the server's time runs.
+const ASK_TIMEOUT: Duration = Duration::from_secs(5);
+
 /// Why load was cut short.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Cut {
@@ -84,11 +90,13 @@ impl Bench<'_> {
         let scraper = Scraper::start(vec![target], &options, clock)
             .map_err(|source| RunError::System { action: "start the metrics scraper", source })?;
         let spec = self.spec(&mut subject, server, clock);
+        let speedup = spec.speedup;
         let subject = &subject;
         let mut sink = FileSink::create(attempt.path(), self.options.keep_events)?;
         let (loaded, cut) = self.drive(subject, server, spec, &mut sink)?;
         self.recorder.cell(attempt, CellState::Collecting, None, None)?;
-        let scraped = scraper.stop();
+        let mut scraped = scraper.stop();
+        slow_samples(&mut scraped.samples, speedup);
         let ended = |state, code: &str, detail: String| Measured {
             state,
             code: Some(code.to_owned()),
@@ -152,6 +160,10 @@ impl Bench<'_> {
         spec.request_timeout_ns = nanos(subject.cell.settings.request_timeout_s).max(1_000_000);
         spec.drain_timeout_ns = spec.drain_timeout_ns.min(spec.request_timeout_ns);
         spec.threads = self.options.load_threads.max(1);
+        // A simulator says how fast its time runs; a real server says nothing.
+        let health = format!("{}/health", server.base_url);
+        let reply = http::get_text(&health, ASK_TIMEOUT, self.options.launch.api_key.as_ref());
+        spec.speedup = reply.ok().and_then(|reply| reply.speedup).unwrap_or(1.0);
         spec
     }
 

@@ -17,8 +17,22 @@ struct Group {
     n_steps: u64,
 }
 
+/// One step of one rank, for profilers.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct StepRecord {
+    /// Data-parallel rank.
+    pub rank: usize,
+    /// Simulated nanoseconds.
+    pub start_ns: u64,
+    /// Until its tokens were there.
+    pub duration_ns: u64,
+    /// What it computed.
+    pub shape: StepShape,
+}
+
 /// The engines of one server.
 pub struct Cluster {
+    records: Option<Vec<StepRecord>>,
     engines: Vec<Engine>,
     groups: Vec<Group>,
     owner: HashMap<u64, usize>,
@@ -51,6 +65,7 @@ impl Cluster {
         let n_ranks = n_ranks.max(1);
         let span = if lock_step { n_ranks } else { 1 };
         Self {
+            records: None,
             engines: (0..n_ranks).map(|_| Engine::new(config.clone())).collect(),
             groups: (0..n_ranks / span)
                 .map(|index| Group {
@@ -72,6 +87,16 @@ impl Cluster {
         self.slow_factor = factor;
     }
 
+    /// Keeps a record of every step from now on, or no longer.
+    pub fn record_steps(&mut self, keeps: bool) {
+        self.records = keeps.then(Vec::new);
+    }
+
+    /// Hands out the records so far.
+    pub fn take_steps(&mut self) -> Vec<StepRecord> {
+        self.records.as_mut().map(std::mem::take).unwrap_or_default()
+    }
+
     /// Queues a request on the rank with the least load (waiting counts four times, as in vLLM's balancer). False when
     /// it could never run.
     pub fn submit(&mut self, spec: RequestSpec) -> bool {
@@ -88,6 +113,11 @@ impl Cluster {
             self.owner.insert(id, rank);
         }
         taken
+    }
+
+    /// The rank that a request is on; `None` when there is none of that id.
+    pub fn rank_of(&self, id: u64) -> Option<usize> {
+        self.owner.get(&id).copied()
     }
 
     /// Ends a request whose client went away.
@@ -199,8 +229,19 @@ impl Cluster {
             }
             join_ranks(&mut self.shapes);
             let slowest = self.shapes.iter().flatten().map(|shape| self.step_time.step_nanos(shape)).max().unwrap_or(1);
-            group.line.push(now_ns, ((slowest as f64 * self.slow_factor) as u64).max(1));
+            let duration_ns = ((slowest as f64 * self.slow_factor) as u64).max(1);
+            group.line.push(now_ns, duration_ns);
             group.n_steps += 1;
+            if let Some(records) = &mut self.records {
+                // With asynchronous scheduling a step is planned while the one before it runs.
+                let end_ns = group.line.last_end_ns().unwrap_or(now_ns);
+                let start_ns = end_ns.saturating_sub(duration_ns).max(now_ns);
+                let ranks = group.ranks.clone().zip(&self.shapes);
+                records.extend(ranks.filter_map(|(rank, shape)| {
+                    let shape = (*shape)?;
+                    Some(StepRecord { rank, start_ns, duration_ns, shape })
+                }));
+            }
         }
     }
 }

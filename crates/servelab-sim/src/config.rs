@@ -61,6 +61,16 @@ pub struct ServerConfig {
     pub gpu_memory_utilization: f64,
     /// Admission limit over waiting and running requests; `None`: no limit.
     pub max_num_queued_reqs: Option<u64>,
+    /// Admission limit over prompt tokens that wait for their first token; `None`: no limit.
+    pub max_num_queued_tokens: Option<u64>,
+    /// `fcfs` or `priority`.
+    pub scheduling_policy: String,
+    /// Most log-probabilities per token that a request may ask for; negative: no limit.
+    pub max_logprobs: i64,
+    /// `--enable-auto-tool-choice`.
+    pub auto_tool_choice: bool,
+    /// `--kv-transfer-config` is given.
+    pub has_kv_connector: bool,
     /// Tokens per streamed chunk.
     pub stream_interval: u32,
     /// Weight bytes on one rank.
@@ -138,6 +148,11 @@ impl ServerConfig {
             quantization,
             gpu_memory_utilization: flags.number("gpu_memory_utilization").unwrap_or(default_utilization(settings)),
             max_num_queued_reqs: flags.integer("max_num_queued_reqs"),
+            max_num_queued_tokens: flags.integer("max_num_queued_tokens"),
+            scheduling_policy: flags.text("scheduling_policy").unwrap_or("fcfs").to_owned(),
+            max_logprobs: flags.get("max_logprobs").and_then(Value::as_i64).unwrap_or(20),
+            auto_tool_choice: flags.switch("enable_auto_tool_choice").unwrap_or(false),
+            has_kv_connector: flags.get("kv_transfer_config").is_some(),
             stream_interval: size("stream_interval").unwrap_or(1).max(1),
             weight_bytes: 0.0,
             kv_cache_bytes: 0.0,
@@ -239,7 +254,7 @@ impl ServerConfig {
             "scheduler_config": {
                 "max_num_seqs": self.max_num_seqs, "max_num_batched_tokens": self.max_num_batched_tokens,
                 "max_model_len": self.max_model_len, "enable_chunked_prefill": self.chunked_prefill,
-                "long_prefill_token_threshold": self.long_prefill_token_threshold, "policy": "fcfs",
+                "long_prefill_token_threshold": self.long_prefill_token_threshold, "policy": self.scheduling_policy,
                 "stream_interval": self.stream_interval, "max_num_queued_reqs": self.max_num_queued_reqs,
             },
             "device_config": {"device": self.gpu.device},
@@ -316,7 +331,7 @@ fn saturating_u32(number: u64) -> u32 {
 
 /// Flags that vLLM acts on and this simulator does not (yet).
 fn not_simulated(settings: &SimSettings) -> Vec<String> {
-    const IGNORED: [&str; 12] = [
+    const IGNORED: [&str; 11] = [
         "speculative_config",
         "kv_transfer_config",
         "decode_context_parallel_size",
@@ -328,7 +343,6 @@ fn not_simulated(settings: &SimSettings) -> Vec<String> {
         "enable_lora",
         "async_scheduling",
         "max_num_scheduled_tokens",
-        "max_num_queued_tokens",
     ];
     let mut names: Vec<String> =
         IGNORED.iter().filter(|name| settings.serving.get(name).is_some()).map(|name| (*name).to_owned()).collect();

@@ -59,6 +59,10 @@ pub struct RequestSpec {
     pub finish: FinishReason,
     /// Simulated nanoseconds.
     pub arrival_ns: u64,
+    /// Smaller first, where the server schedules by priority.
+    pub priority: i32,
+    /// The KV of the prompt was computed elsewhere and is here when the request is queued.
+    pub remote_prompt: bool,
 }
 
 /// One request got tokens at the end of a step.
@@ -78,6 +82,7 @@ pub struct Engine {
     scheduler: Scheduler,
     slots: HashMap<u64, Slot>,
     specs: Vec<Option<RequestSpec>>,
+    loads: Vec<Slot>,
     metrics: EngineMetrics,
 }
 
@@ -88,6 +93,7 @@ impl Engine {
             scheduler: Scheduler::new(config),
             slots: HashMap::new(),
             specs: Vec::new(),
+            loads: Vec::new(),
             metrics: EngineMetrics::default(),
         }
     }
@@ -105,6 +111,8 @@ impl Engine {
             max_tokens: spec.max_tokens,
             content: Content::Tokens { prompt: Arc::clone(&spec.prompt), output: spec.output },
             arrival_ns: spec.arrival_ns,
+            priority: spec.priority,
+            remote_prompt: spec.remote_prompt,
             ..Job::default()
         };
         let Some(slot) = self.scheduler.add(job) else { return false };
@@ -137,7 +145,16 @@ impl Engine {
 
     /// As [`Engine::schedule`]; `throttled` defers prompts.
     pub fn schedule_throttled(&mut self, now_ns: u64, throttled: bool) -> Option<StepShape> {
-        let shape = self.scheduler.schedule(now_ns, throttled);
+        let mut shape = self.scheduler.schedule(now_ns, throttled);
+        let loads = &mut self.loads;
+        self.scheduler.take_loads(&mut |slot, _| loads.push(slot));
+        if !self.loads.is_empty() {
+            // A live server queues a request when its KV has come: what has blocks now is loaded.
+            self.loads.drain(..).for_each(|slot| self.scheduler.loaded(slot));
+            if shape.is_none() {
+                shape = self.scheduler.schedule(now_ns, throttled);
+            }
+        }
         let counters = self.scheduler.counters();
         self.metrics.preemptions = counters.preemptions;
         self.metrics.prefix_queries = counters.prefix_queries;

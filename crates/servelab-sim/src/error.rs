@@ -63,6 +63,9 @@ pub enum SimError {
         /// The request number (from 1) that triggered it.
         request: u64,
     },
+    /// The injected death of the engine; the server told its clients and is expected to exit 1.
+    #[error("survive the injected death of the engine")]
+    InjectedEngineDeath,
     /// The address cannot be listened on.
     #[error("listen on {addr}: {source}; choose another port with --listen")]
     Listen {

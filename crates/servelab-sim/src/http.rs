@@ -1,73 +1,122 @@
-//! The OpenAI-compatible server: start, routes, shutdown. What a request may say is in `request`, what an answer looks
-//! like in `answer`, error bodies in `refuse`; the engine behind it is `live`.
+//! The OpenAI-compatible server: start, what its parts share, end. The loop is `server`; what a request may say is in
+//! `request`, what an answer looks like in `answer`, error bodies in `refuse`, HTTP itself in `wire`.
 
-use std::future::Future;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Duration;
-
-use axum::Router;
-use axum::body::{Body, Bytes};
-use axum::extract::{DefaultBodyLimit, State};
-use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
-use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
-use axum::serve::ListenerExt;
-use serde_json::{Value, json};
-use tokio::sync::Notify;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use crate::config::ServerConfig;
 use crate::config::checks::out_of_memory;
-use crate::fail::FailPlan;
+use crate::fail::{Death, FailPlan};
+use crate::handover::Connector;
 use crate::live::Live;
+use crate::profile::Profiler;
 use crate::settings::SimSettings;
 use crate::startup::{StartupLog, unix_seconds};
-use crate::text::PromptTokenizer;
+use crate::text::{DecodeFn, PromptTokenizer, approximate_text};
 use crate::{LABEL, SimError};
 
+mod admit;
 mod answer;
+mod conn;
+mod fields;
 mod generate;
+mod logprobs;
 mod refuse;
 mod request;
-
-use refuse::ApiError;
-use request::Endpoint;
+mod route;
+mod sampling;
+mod server;
+pub mod wire;
 
 /// Time from process start to readiness without injected delays, simulated seconds.
 const START_SECS: f64 = 0.2;
 
-/// What handlers share.
-pub(crate) struct App {
-    live: Arc<Live>,
+/// What all requests share.
+struct App {
+    live: Live,
     tokenizer: PromptTokenizer,
+    decode: Option<DecodeFn>,
     fail: FailPlan,
+    slow_factor: f64,
     seed: u64,
     speedup: f64,
-    n_requests: AtomicU64,
-    crashed: AtomicU64,
-    crash: Notify,
+    /// Value of the header that says what this is.
+    label: String,
+    log: StartupLog,
+    api_keys: Vec<String>,
+    echoes_request_id: bool,
+    n_requests: u64,
     created_unix_s: u64,
+    /// The engine dies with the next token of this request.
+    doomed: Option<(u64, Death)>,
+    is_dead: bool,
+    is_sleeping: bool,
+    /// Why the loop has to end.
+    ending: Option<SimError>,
+    connector: Option<Connector>,
+    profiler: Option<Profiler>,
 }
 
 impl App {
-    fn config(&self) -> &ServerConfig {
-        self.live.config()
+    /// The text of token ids; an unknown one is a replacement character.
+    fn text_of(&self, ids: &[u32]) -> String {
+        let decoded = match &self.decode {
+            Some(decode) => decode(ids),
+            None => approximate_text(ids),
+        };
+        decoded.unwrap_or_else(|| {
+            ids.iter().map(|id| approximate_text(&[*id]).unwrap_or_else(|| "\u{FFFD}".to_owned())).collect()
+        })
+    }
+
+    fn is_authorised(&self, request: &wire::Request) -> bool {
+        if self.api_keys.is_empty() || request.method == "OPTIONS" || !route::is_guarded(&request.path) {
+            return true;
+        }
+        let given = request.authorization.as_deref().and_then(|value| value.split_once(' '));
+        given.is_some_and(|(scheme, key)| {
+            scheme.eq_ignore_ascii_case("bearer") && self.api_keys.iter().any(|known| known == key)
+        })
+    }
+
+    fn apply_slow_down(&mut self, request: u64) {
+        let factor = self.fail.slow_factor(request);
+        if factor != self.slow_factor {
+            self.slow_factor = factor;
+            self.live.slow_down(factor);
+        }
+    }
+
+    fn note_finished(&mut self, job: &generate::Job) {
+        let (n, longest) = (job.asked.n, job.longest_output());
+        for line in &job.lines {
+            self.live.counts.choice_done(line.rank, n, longest);
+        }
     }
 }
 
-/// Serves until `shutdown` resolves. Answers still streaming are cut.
-pub async fn serve(settings: SimSettings, shutdown: impl Future<Output = ()>) -> Result<(), SimError> {
-    serve_with(settings, |_| {}, shutdown).await
+fn api_keys(settings: &SimSettings) -> Vec<String> {
+    let given = settings.serving.get("api_key").and_then(|keys| keys.as_array());
+    let given: Vec<String> = given
+        .into_iter()
+        .flatten()
+        .filter_map(|key| key.as_str())
+        .filter(|key| !key.is_empty())
+        .map(str::to_owned)
+        .collect();
+    if given.is_empty() { settings.env.api_key.iter().cloned().collect() } else { given }
 }
 
-/// As [`serve`]; `on_ready` gets the bound address once requests are answered.
-pub async fn serve_with(
+/// Serves until `shutdown` becomes true; answers still streaming are cut. `on_ready` gets the bound address once requests
+/// are answered.
+pub fn run_blocking(
     settings: SimSettings,
     on_ready: impl FnOnce(SocketAddr),
-    shutdown: impl Future<Output = ()>,
+    shutdown: &AtomicBool,
 ) -> Result<(), SimError> {
-    let log = StartupLog::new(Arc::clone(&settings.log));
+    let log = StartupLog::new(Arc::clone(&settings.log), &settings.declared_version);
     let fail = FailPlan::new(&settings.fail, settings.seed);
     log.before_engine(&settings);
     let config = match ServerConfig::resolve(&settings) {
@@ -80,11 +129,13 @@ pub async fn serve_with(
         }
     };
     log.engine(&config);
-    tokio::pin!(shutdown);
     let load_secs = START_SECS + fail.start_delay_secs();
-    tokio::select! {
-        () = tokio::time::sleep(Duration::from_secs_f64((load_secs / settings.speedup).min(86_400.0))) => {}
-        () = &mut shutdown => return Ok(()),
+    let loaded = Instant::now() + Duration::from_secs_f64((load_secs / settings.speedup).min(86_400.0));
+    while Instant::now() < loaded {
+        if shutdown.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        std::thread::sleep(loaded.saturating_duration_since(Instant::now()).min(Duration::from_millis(20)));
     }
     if fail.out_of_memory_at_start() {
         let message = out_of_memory(config.weight_bytes, config.gpu.memory_gb * 1e9);
@@ -93,160 +144,46 @@ pub async fn serve_with(
     }
     log.memory(&config, load_secs);
     let listen = |source| SimError::Listen { addr: settings.listen, source };
-    let listener = tokio::net::TcpListener::bind(settings.listen).await.map_err(|source| {
+    let listener = TcpListener::bind(settings.listen).map_err(|source| {
         log.plain(&format!("ERROR: {source}: error while attempting to bind on address {}", settings.listen));
         listen(source)
     })?;
+    listener.set_nonblocking(true).map_err(listen)?;
     let address = listener.local_addr().map_err(listen)?;
-    let (live, engine) = Live::start(config, settings.speedup, fail.slow_factor())?;
-    let app = Arc::new(App {
-        live,
-        tokenizer: settings.tokenizer.clone(),
-        fail,
-        seed: settings.seed.wrapping_add(settings.serving.integer("seed").unwrap_or(0)),
-        speedup: settings.speedup,
-        n_requests: AtomicU64::new(0),
-        crashed: AtomicU64::new(0),
-        crash: Notify::new(),
-        created_unix_s: unix_seconds() as u64,
-    });
-    log.line("APIServer", "INFO", "entry.py:140", &format!("Starting vLLM server on http://{address}"));
-    log.plain("INFO:     Application startup complete.");
+    let app = app(settings, config, fail, log)?;
+    app.log.ready(address);
+    let mut server = server::Server::new(app, listener)?;
     on_ready(address);
-    // Nagle's algorithm would hold back small events and show up as latency.
-    let listener = listener.tap_io(|stream| {
-        let _ = stream.set_nodelay(true);
-    });
-    let result = tokio::select! {
-        served = axum::serve(listener, router(Arc::clone(&app))) => served.map_err(SimError::Start),
-        () = &mut shutdown => Ok(()),
-        () = app.crash.notified() => Err(SimError::InjectedCrash { request: app.crashed.load(Ordering::Relaxed) }),
-    };
-    drop(engine);
-    result
+    server.run(shutdown)
 }
 
-/// As [`serve_with`] on a runtime of its own, until `shutdown` becomes true. On return all connections are closed.
-pub fn run_blocking(
-    settings: SimSettings,
-    on_ready: impl FnOnce(SocketAddr),
-    shutdown: &AtomicBool,
-) -> Result<(), SimError> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(SimError::Start)?;
-    runtime.block_on(serve_with(settings, on_ready, async {
-        while !shutdown.load(Ordering::Relaxed) {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    }))
-}
-
-fn router(app: Arc<App>) -> Router {
-    Router::new()
-        .route("/health", get(|| async {}))
-        .route("/ping", get(|| async {}).post(|| async {}))
-        .route("/version", get(version))
-        .route("/load", get(load))
-        .route("/v1/models", get(models))
-        .route("/metrics", get(metrics))
-        .route("/server_info", get(server_info))
-        .route("/tokenize", post(tokenize))
-        .route("/reset_prefix_cache", post(reset_prefix_cache))
-        .route("/v1/completions", post(completions))
-        .route("/v1/chat/completions", post(chat_completions))
-        .fallback(|| async { refuse::detail(axum::http::StatusCode::NOT_FOUND, "Not Found") })
-        .method_not_allowed_fallback(|| async {
-            refuse::detail(axum::http::StatusCode::METHOD_NOT_ALLOWED, "Method Not Allowed")
-        })
-        .layer(DefaultBodyLimit::max(256 << 20))
-        .layer(axum::middleware::map_response_with_state(Arc::clone(&app), common_headers))
-        .with_state(app)
-}
-
-/// vLLM's headers, and ours that says what this is.
-async fn common_headers(State(app): State<Arc<App>>, mut response: Response) -> Response {
-    let headers = response.headers_mut();
-    headers.insert(header::SERVER, HeaderValue::from_static("uvicorn"));
-    headers.insert(header::VARY, HeaderValue::from_static("Origin"));
-    if let Ok(value) = HeaderValue::from_str(&format!("{LABEL}; speedup={}", app.speedup)) {
-        headers.insert(HeaderName::from_static("x-servelab-sim"), value);
-    }
-    response
-}
-
-fn json_response(value: &Value) -> Response {
-    ([(header::CONTENT_TYPE, "application/json")], value.to_string()).into_response()
-}
-
-async fn version(State(app): State<Arc<App>>) -> Response {
-    json_response(&json!({"version": app.config().version}))
-}
-
-async fn load(State(app): State<Arc<App>>) -> Response {
-    json_response(&json!({"server_load": app.live.n_requests()}))
-}
-
-async fn models(State(app): State<Arc<App>>) -> Response {
-    let config = app.config();
-    let created = app.created_unix_s;
-    let cards: Vec<Value> = config
-        .served_names
-        .iter()
-        .map(|name| {
-            json!({
-                "id": name, "object": "model", "created": created, "owned_by": "vllm", "root": config.model_name,
-                "parent": null, "max_model_len": config.max_model_len,
-                "permission": [{
-                    "id": format!("modelperm-{:016x}", crate::random::mix(app.seed, 1)), "object": "model_permission",
-                    "created": created, "allow_create_engine": false, "allow_sampling": true, "allow_logprobs": true,
-                    "allow_search_indices": false, "allow_view": true, "allow_fine_tuning": false,
-                    "organization": "*", "group": null, "is_blocking": false,
-                }],
-            })
-        })
-        .collect();
-    json_response(&json!({"object": "list", "data": cards}))
-}
-
-async fn metrics(State(app): State<Arc<App>>) -> Response {
-    let kind = "text/plain; version=1.0.0; charset=utf-8";
-    ([(header::CONTENT_TYPE, kind)], app.live.metrics_page()).into_response()
-}
-
-async fn server_info(State(app): State<Arc<App>>) -> Response {
-    let config = app.config();
-    json_response(&json!({
-        "vllm_config": config.to_vllm_json(),
-        "servelab_sim": {
-            "label": LABEL, "speedup": app.speedup, "gpu": config.gpu.name, "architecture": config.model.name,
-            "architecture_source": config.model.source, "not_simulated": config.not_simulated, "seed": app.seed,
-        },
-    }))
-}
-
-async fn reset_prefix_cache(State(app): State<Arc<App>>) -> Response {
-    if app.live.reset_prefix_cache() {
-        Body::empty().into_response()
-    } else {
-        ApiError::unavailable("Failed to reset prefix cache because some blocks are not freed yet").into_response()
-    }
-}
-
-async fn tokenize(State(app): State<Arc<App>>, body: Bytes) -> Response {
-    match request::tokenize_text(&body) {
-        Ok(text) => {
-            let tokens = app.tokenizer.encode(&text);
-            json_response(&json!({
-                "count": tokens.len(), "max_model_len": app.config().max_model_len, "tokens": tokens, "token_strs": null,
-            }))
-        }
-        Err(error) => error.into_response(),
-    }
-}
-
-async fn completions(State(app): State<Arc<App>>, headers: HeaderMap, body: Bytes) -> Response {
-    generate::generate(app, Endpoint::Completions, headers, body).await
-}
-
-async fn chat_completions(State(app): State<Arc<App>>, headers: HeaderMap, body: Bytes) -> Response {
-    generate::generate(app, Endpoint::Chat, headers, body).await
+fn app(settings: SimSettings, config: ServerConfig, fail: FailPlan, log: StartupLog) -> Result<App, SimError> {
+    let seed = settings.seed.wrapping_add(settings.serving.integer("seed").unwrap_or(0));
+    let side_channel = (
+        settings.env.side_channel_host.clone().unwrap_or_else(|| "localhost".to_owned()),
+        settings.env.side_channel_port.unwrap_or(5600),
+    );
+    let transfer = settings.serving.get("kv_transfer_config");
+    let slow_factor = fail.slow_factor(0);
+    Ok(App {
+        connector: Connector::of(transfer, side_channel, seed, &settings.declared_version),
+        profiler: Profiler::of(&settings, &config),
+        live: Live::start(config, settings.speedup, slow_factor)?,
+        decode: settings.decode.clone(),
+        fail,
+        slow_factor,
+        seed,
+        speedup: settings.speedup,
+        label: format!("{LABEL}; speedup={}", settings.speedup),
+        log,
+        api_keys: api_keys(&settings),
+        echoes_request_id: settings.serving.switch("enable_request_id_headers").unwrap_or(false),
+        n_requests: 0,
+        created_unix_s: unix_seconds() as u64,
+        doomed: None,
+        is_dead: false,
+        is_sleeping: false,
+        ending: None,
+        tokenizer: settings.tokenizer,
+    })
 }

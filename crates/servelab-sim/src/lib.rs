@@ -1,5 +1,5 @@
 //! A simulated vLLM: one scheduler model per data-parallel rank ([`engine`], [`cluster`]), a parametric step-time model
-//! ([`step_time`]) and an OpenAI-compatible server on top ([`serve`]). The engine knows no clock, no thread and no
+//! ([`step_time`]) and an OpenAI-compatible server on top ([`run_blocking`]). The engine knows no clock, no thread and no
 //! network, so that the same code answers live requests and virtual-time predictions. Results are uncalibrated: nothing
 //! in this crate has been fitted to a measurement of the simulated hardware.
 
@@ -11,9 +11,11 @@ pub mod engine;
 mod error;
 pub mod fail;
 pub mod flags;
+mod handover;
 mod http;
 pub mod live;
 pub mod metrics;
+mod profile;
 mod random;
 mod settings;
 pub mod simulate;
@@ -25,9 +27,9 @@ mod timeline;
 pub use error::SimError;
 pub use fail::FailSpec;
 pub use flags::{ServingFlags, parse_serving_flags};
-pub use http::{run_blocking, serve, serve_with};
-pub use settings::{DEFAULT_VERSION, LogSink, SimSettings};
-pub use text::PromptTokenizer;
+pub use http::{run_blocking, wire as http_wire};
+pub use settings::{DEFAULT_VERSION, LogSink, SimEnv, SimSettings};
+pub use text::{DecodeFn, PromptTokenizer};
 
 /// How much a number from this simulator may be believed, printed with everything it produces.
 pub const LABEL: &str = "uncalibrated";

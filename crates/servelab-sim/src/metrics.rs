@@ -4,8 +4,11 @@
 use crate::config::ServerConfig;
 use crate::engine::{Engine, FinishReason, RequestSpec};
 
+mod counts;
 mod page;
 
+pub(crate) use counts::HttpRequest;
+pub use counts::{HttpCounts, KvCounts, ServerCounts};
 pub use page::render;
 
 const TTFT_S: &[f64] = &[
@@ -20,8 +23,25 @@ const REQUEST_S: &[f64] = &[
 ];
 const STEP_TOKENS: &[f64] = &[1.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0, 2048.0, 4096.0, 8192.0, 16384.0];
 const REQUEST_TOKENS: &[f64] = &[
-    1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1000.0, 2000.0, 5000.0, 10_000.0, 20_000.0, 50_000.0,
+    1.0,
+    2.0,
+    5.0,
+    10.0,
+    20.0,
+    50.0,
+    100.0,
+    200.0,
+    500.0,
+    1000.0,
+    2000.0,
+    5000.0,
+    10_000.0,
+    20_000.0,
+    50_000.0,
     100_000.0,
+    200_000.0,
+    500_000.0,
+    1_000_000.0,
 ];
 const PREEMPTIONS: &[f64] = &[1.0, 2.0, 3.0, 4.0, 5.0, 10.0, 20.0];
 
@@ -102,6 +122,8 @@ pub struct EngineMetrics {
     pub request_max_tokens: Histogram,
     /// Preemptions per request.
     pub request_preemptions: Histogram,
+    /// Prompt tokens per request that were computed, not found in a cache.
+    pub request_computed: Histogram,
 }
 
 impl Default for EngineMetrics {
@@ -127,6 +149,7 @@ impl Default for EngineMetrics {
             request_generation: Histogram::new(REQUEST_TOKENS),
             request_max_tokens: Histogram::new(REQUEST_TOKENS),
             request_preemptions: Histogram::new(PREEMPTIONS),
+            request_computed: Histogram::new(REQUEST_TOKENS),
         }
     }
 }
@@ -139,6 +162,7 @@ impl EngineMetrics {
     pub(crate) fn first_token(&mut self, spec: &RequestSpec, cached_tokens: u32, now_ns: u64) {
         self.prompt_tokens += spec.prompt.len() as u64;
         self.cached_tokens += u64::from(cached_tokens);
+        self.request_computed.observe((spec.prompt.len() as f64 - f64::from(cached_tokens)).max(0.0));
         self.ttft.observe(seconds(spec.arrival_ns, now_ns));
     }
 
@@ -189,10 +213,14 @@ pub struct ServerFacts<'a> {
     pub config: &'a ServerConfig,
     /// The ranks.
     pub engines: &'a [Engine],
-    /// Requests refused because the queue was full.
-    pub rejected: u64,
-    /// Start of the server, seconds since 1970.
-    pub started_unix_s: f64,
+    /// What the server counts itself.
+    pub counts: &'a ServerCounts,
+    /// Requests whose KV is on its way.
+    pub n_fetching: usize,
+    /// The server has a KV connector.
+    pub has_connector: bool,
+    /// The server was put to sleep.
+    pub is_sleeping: bool,
     /// How late, in wall seconds, the worst step was delivered so far.
     pub worst_lateness_s: f64,
 }

@@ -2,11 +2,12 @@
 //! `flags`; what they resolve to lives in `config`.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::fail::FailSpec;
 use crate::flags::ServingFlags;
-use crate::text::PromptTokenizer;
+use crate::text::{DecodeFn, PromptTokenizer};
 
 /// The vLLM version that the simulator claims unless told otherwise.
 pub const DEFAULT_VERSION: &str = "0.32.0";
@@ -39,8 +40,41 @@ pub struct SimSettings {
     pub declared_version: String,
     /// How prompts are counted.
     pub tokenizer: PromptTokenizer,
+    /// The way back, for `/detokenize` and `echo`; `None` knows only the simulated model's own words.
+    pub decode: Option<DecodeFn>,
+    /// What the environment of the process says.
+    pub env: SimEnv,
     /// Where log lines go.
     pub log: LogSink,
+}
+
+/// The environment variables that vLLM reads and the simulator follows.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct SimEnv {
+    /// `VLLM_API_KEY`: used when `--api-key` is not given.
+    pub api_key: Option<String>,
+    /// `VLLM_TORCH_PROFILER_DIR`, for versions without `--profiler-config`.
+    pub torch_profiler_dir: Option<PathBuf>,
+    /// `VLLM_NIXL_SIDE_CHANNEL_HOST`.
+    pub side_channel_host: Option<String>,
+    /// `VLLM_NIXL_SIDE_CHANNEL_PORT`.
+    pub side_channel_port: Option<u16>,
+    /// `VLLM_ALLOW_LONG_MAX_MODEL_LEN`.
+    pub allow_long_max_model_len: bool,
+}
+
+impl SimEnv {
+    /// Reads the variables through `get`.
+    pub fn read(get: impl Fn(&str) -> Option<String>) -> Self {
+        let get = |name: &str| get(name).filter(|value| !value.is_empty());
+        Self {
+            api_key: get("VLLM_API_KEY"),
+            torch_profiler_dir: get("VLLM_TORCH_PROFILER_DIR").map(PathBuf::from),
+            side_channel_host: get("VLLM_NIXL_SIDE_CHANNEL_HOST"),
+            side_channel_port: get("VLLM_NIXL_SIDE_CHANNEL_PORT").and_then(|text| text.parse().ok()),
+            allow_long_max_model_len: get("VLLM_ALLOW_LONG_MAX_MODEL_LEN").is_some_and(|text| text != "0"),
+        }
+    }
 }
 
 impl SimSettings {
@@ -58,6 +92,8 @@ impl SimSettings {
             serving: ServingFlags::default(),
             declared_version: DEFAULT_VERSION.to_owned(),
             tokenizer: PromptTokenizer::Approximate,
+            decode: None,
+            env: SimEnv::default(),
             log: Arc::new(|_| {}),
         }
     }

@@ -1,13 +1,17 @@
 //! Prompts to token ids and back to words: the approximate tokenizer, the hook for the caller's own, and the seeded
 //! pseudo-words that the simulated model writes. One word is one token everywhere in the simulator.
 
+use std::collections::HashMap;
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use crate::random::{hash_bytes, mix, unit};
 
 /// A tokenizer given from outside.
 pub type EncodeFn = Arc<dyn Fn(&str) -> Vec<u32> + Send + Sync>;
+
+/// The way back; `None` when an id is not of the vocabulary.
+pub type DecodeFn = Arc<dyn Fn(&[u32]) -> Option<String> + Send + Sync>;
 
 /// How prompt text becomes tokens.
 #[derive(Clone, Default)]
@@ -116,6 +120,11 @@ pub struct OutputText {
 }
 
 impl OutputText {
+    /// Everything that the text depends on, as one number.
+    pub(crate) fn seed(self) -> u64 {
+        self.seed
+    }
+
     /// The text that follows `prompt` under `seed`; the same on every server with the same seed.
     pub fn new(seed: u64, prompt: &[u32]) -> Self {
         Self { seed: prompt.iter().fold(mix(seed, prompt.len() as u64), |hash, id| mix(hash, u64::from(*id))) }
@@ -160,17 +169,37 @@ impl OutputText {
     }
 
     /// The first token (as a count) after which one of `stops` has appeared within `limit` tokens, the stop string, and
-    /// the byte length of the text before it.
-    pub fn find_stop(self, stops: &[String], limit: u32) -> Option<(u32, String, usize)> {
-        let text = self.slice(0, limit);
+    /// the byte length of the text before it. What the first `skip` tokens say is not looked at.
+    pub fn find_stop(self, stops: &[String], skip: u32, limit: u32) -> Option<(u32, String, usize)> {
+        let text = self.slice(skip, limit);
+        let skipped = skip as usize * TOKEN_BYTES;
         let found = stops
             .iter()
             .filter(|stop| !stop.is_empty())
-            .filter_map(|stop| text.find(stop.as_str()).map(|at| (at + stop.len(), at, stop)))
+            .filter_map(|stop| text.find(stop.as_str()).map(|at| (skipped + at + stop.len(), skipped + at, stop)))
             .min()?;
         let (end, start, stop) = found;
         Some((end.div_ceil(TOKEN_BYTES) as u32, stop.clone(), start))
     }
+
+    /// The first token (as a count) after `skip` tokens that is one of `ids`, within `limit` tokens, and that id.
+    pub fn find_stop_id(self, ids: &[u32], skip: u32, limit: u32) -> Option<(u32, u32)> {
+        if ids.is_empty() {
+            return None;
+        }
+        (skip..limit).map(|index| (index + 1, self.token_id(index))).find(|(_, id)| ids.contains(id))
+    }
+}
+
+/// Text of token ids that a simulated model wrote under the approximate tokenizer; other ids have none.
+pub(crate) fn approximate_text(ids: &[u32]) -> Option<String> {
+    static WORDS: LazyLock<HashMap<u32, String>> = LazyLock::new(|| {
+        let syllables = ONSETS.iter().flat_map(|onset| VOWELS.iter().map(move |vowel| format!("{onset}{vowel}")));
+        let syllables: Vec<String> = syllables.collect();
+        let words = syllables.iter().flat_map(|first| syllables.iter().map(move |second| format!(" {first}{second}")));
+        words.map(|word| (fold_id(hash_bytes(word.as_bytes())), word)).collect()
+    });
+    ids.iter().map(|id| WORDS.get(id).map(String::as_str)).collect()
 }
 
 #[cfg(test)]
@@ -227,8 +256,22 @@ mod tests {
         let text = output.slice(0, 10);
         let word = text[15..20].trim().to_owned();
         let first = text.find(&word).expect("word is there");
-        let (n_tokens, stop, start) = output.find_stop(std::slice::from_ref(&word), 10).expect("found");
-        assert_eq!((n_tokens as usize, stop, start), ((first + 4).div_ceil(5), word, first));
-        assert_eq!(output.find_stop(&["#".to_owned()], 10), None);
+        let (n_tokens, stop, start) = output.find_stop(std::slice::from_ref(&word), 0, 10).expect("found");
+        assert_eq!((n_tokens as usize, stop, start), ((first + 4).div_ceil(5), word.clone(), first));
+        assert_eq!(output.find_stop(&["#".to_owned()], 0, 10), None);
+        assert!(output.find_stop(std::slice::from_ref(&word), n_tokens, 10).is_none_or(|(later, ..)| later > n_tokens));
+        let third = output.token_id(2);
+        assert_eq!(output.find_stop_id(&[third], 0, 10).map(|(count, _)| count), Some(3));
+        assert_eq!(output.find_stop_id(&[], 0, 10), None);
+    }
+
+    #[test]
+    fn written_tokens_can_be_read_back() {
+        let output = OutputText::new(5, &[1]);
+        let ids: Vec<u32> = (0..20).map(|index| output.token_id(index)).collect();
+        let text = approximate_text(&ids).expect("all known");
+        // A few of the 4,096 words share an id; the text is one that encodes to the same ids.
+        assert_eq!(PromptTokenizer::Approximate.encode(&text), ids);
+        assert_eq!(approximate_text(&[u32::MAX]), None);
     }
 }

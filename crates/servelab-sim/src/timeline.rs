@@ -33,6 +33,11 @@ impl Timeline {
         self.ends.front().copied()
     }
 
+    /// End of the newest batch under way.
+    pub(crate) fn last_end_ns(&self) -> Option<u64> {
+        self.ends.back().copied()
+    }
+
     /// Time that the first stage has spent computing.
     pub(crate) fn busy_ns(&self) -> u64 {
         self.busy_ns

@@ -1,5 +1,5 @@
-//! The server over real sockets: shapes of answers against captured ones, usage, errors, metrics, failure injections,
-//! disconnects. A plain HTTP client of a few lines keeps the tests independent of the load generator.
+//! The server over real sockets: shapes of answers against captured ones, usage, metrics, failure injections,
+//! disconnects.
 
 #![expect(
     clippy::expect_used,
@@ -8,176 +8,14 @@
     reason = "helpers of tests fail by panicking and say what they skip"
 )]
 
-use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, mpsc};
-use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::io::Read;
+use std::time::Instant;
 
 use serde_json::{Value, json};
-use servelab_sim::{FailSpec, SimError, SimSettings, parse_serving_flags, run_blocking};
+use servelab_sim::SimError;
+use support::{Answer, Server, chat, completion, sample, shape};
 
-struct Server {
-    address: SocketAddr,
-    stop: Arc<AtomicBool>,
-    thread: Option<JoinHandle<Result<(), SimError>>>,
-    log: Arc<Mutex<Vec<String>>>,
-}
-
-impl Server {
-    fn start(line: &str, fail: &[&str]) -> Self {
-        Self::try_start(line, fail, 50.0).expect("the server starts")
-    }
-
-    fn try_start(line: &str, fail: &[&str], speedup: f64) -> Result<Self, SimError> {
-        let args: Vec<String> = line.split_whitespace().map(str::to_owned).collect();
-        let mut settings = SimSettings::new(SocketAddr::from(([127, 0, 0, 1], 0)), "acme/tiny-0.5b", "sim");
-        settings.served_model_name = Some("tiny".to_owned());
-        settings.serving = parse_serving_flags(&args, &settings.declared_version)?;
-        settings.fail = fail.iter().map(|spec| spec.parse::<FailSpec>()).collect::<Result<_, _>>()?;
-        settings.speedup = speedup;
-        let log = Arc::new(Mutex::new(Vec::new()));
-        let sink = Arc::clone(&log);
-        settings.log = Arc::new(move |line: &str| sink.lock().expect("log").push(line.to_owned()));
-        let stop = Arc::new(AtomicBool::new(false));
-        let flag = Arc::clone(&stop);
-        let (tx, rx) = mpsc::sync_channel(1);
-        let thread =
-            std::thread::spawn(move || run_blocking(settings, |address| tx.send(address).expect("waits"), &flag));
-        match rx.recv() {
-            Ok(address) => Ok(Self { address, stop, thread: Some(thread), log }),
-            Err(_) => Err(thread.join().expect("no panic").expect_err("it ended before it was ready")),
-        }
-    }
-
-    fn send(&self, method: &str, path: &str, body: &str) -> TcpStream {
-        let mut stream = TcpStream::connect(self.address).expect("connect");
-        stream.set_read_timeout(Some(Duration::from_secs(10))).expect("timeout");
-        write!(
-            stream,
-            "{method} {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
-            body.len()
-        )
-        .expect("send");
-        stream
-    }
-
-    fn call(&self, method: &str, path: &str, body: &str) -> Answer {
-        let mut raw = Vec::new();
-        // An abruptly closed connection is an outcome that some tests look for.
-        let _ = self.send(method, path, body).read_to_end(&mut raw);
-        Answer::parse(&String::from_utf8(raw).expect("UTF-8"))
-    }
-
-    fn post(&self, path: &str, body: &Value) -> Answer {
-        self.call("POST", path, &body.to_string())
-    }
-
-    fn metric(&self, start: &str) -> f64 {
-        let page = self.call("GET", "/metrics", "").body;
-        let line = page.lines().find(|line| line.starts_with(start)).unwrap_or_else(|| panic!("no {start} in {page}"));
-        line.rsplit(' ').next().expect("value").parse().expect("number")
-    }
-
-    fn until(&self, start: &str, expected: f64) {
-        let deadline = Instant::now() + Duration::from_secs(10);
-        while self.metric(start) != expected {
-            assert!(Instant::now() < deadline, "{start} never became {expected}");
-            std::thread::sleep(Duration::from_millis(2));
-        }
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        self.stop.store(true, Ordering::Relaxed);
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
-        }
-    }
-}
-
-struct Answer {
-    status: u16,
-    head: String,
-    body: String,
-    /// A chunked body came with its end marker.
-    complete: bool,
-}
-
-impl Answer {
-    fn parse(raw: &str) -> Self {
-        let Some((head, rest)) = raw.split_once("\r\n\r\n") else {
-            return Self { status: 0, head: String::new(), body: String::new(), complete: false };
-        };
-        let status = head.split(' ').nth(1).and_then(|code| code.parse().ok()).unwrap_or(0);
-        if !head.contains("transfer-encoding: chunked") {
-            return Self { status, head: head.to_owned(), body: rest.to_owned(), complete: true };
-        }
-        let (mut body, mut rest, mut complete) = (String::new(), rest, false);
-        while let Some((size, tail)) = rest.split_once("\r\n") {
-            let size = usize::from_str_radix(size, 16).expect("chunk size");
-            if size == 0 {
-                complete = true;
-                break;
-            }
-            body.push_str(tail.get(..size).unwrap_or(tail));
-            rest = tail.get(size + 2..).unwrap_or("");
-        }
-        Self { status, head: head.to_owned(), body, complete }
-    }
-
-    fn json(&self) -> Value {
-        serde_json::from_str(&self.body).unwrap_or_else(|error| panic!("{error}: {}", self.body))
-    }
-
-    /// Events of a stream, without the end marker; panics when that is missing.
-    fn events(&self) -> Vec<Value> {
-        let mut events: Vec<&str> = self.body.split("\n\n").filter(|event| !event.is_empty()).collect();
-        assert_eq!(events.pop(), Some("data: [DONE]"), "{}", self.body);
-        events
-            .iter()
-            .map(|event| serde_json::from_str(event.strip_prefix("data: ").expect("data")).expect("JSON"))
-            .collect()
-    }
-}
-
-/// Keys in order, recursively, with types of leaves: two documents of the same shape give the same text.
-fn shape(value: &Value) -> String {
-    match value {
-        Value::Null => "null".to_owned(),
-        Value::Bool(_) => "bool".to_owned(),
-        Value::Number(_) => "number".to_owned(),
-        Value::String(_) => "string".to_owned(),
-        Value::Array(items) => format!("[{}]", items.first().map(shape).unwrap_or_default()),
-        Value::Object(map) => {
-            let fields: Vec<String> = map.iter().map(|(key, value)| format!("{key}:{}", shape(value))).collect();
-            format!("{{{}}}", fields.join(","))
-        }
-    }
-}
-
-fn sample(name: &str) -> Option<String> {
-    let path = format!("{}/../../../shared/samples/vllm/{name}", env!("CARGO_MANIFEST_DIR"));
-    let text = std::fs::read(&path).ok().map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
-    if text.is_none() {
-        println!("skipped: {path} is absent");
-    }
-    text
-}
-
-fn completion(extra: Value) -> Value {
-    let mut body = json!({"model": "tiny", "prompt": [1, 2, 3], "max_tokens": 12, "ignore_eos": true});
-    body.as_object_mut().expect("object").extend(extra.as_object().expect("object").clone());
-    body
-}
-
-fn chat(extra: Value) -> Value {
-    let mut body = json!({"model": "tiny", "messages": [{"role": "user", "content": "hello there"}], "max_tokens": 12, "ignore_eos": true});
-    body.as_object_mut().expect("object").extend(extra.as_object().expect("object").clone());
-    body
-}
+mod support;
 
 #[test]
 fn streams_have_the_captured_shape() {
@@ -296,14 +134,6 @@ fn refusals_match_the_captures() {
     check(r#"{"model":"tiny","prompt":"x","max_tokens":80000}"#, 400, "api/err_maxtok.txt");
     check(r#"{"model":"tiny","prompt":"x","max_tokens":"x"}"#, 400, "api/err_type.txt");
     check("{bad", 400, "api/err_json.txt");
-    let long: Vec<u32> = (0..2040).collect();
-    let answer = server.post("/v1/completions", &completion(json!({"prompt": long})));
-    assert_eq!(answer.status, 400);
-    assert!(
-        answer.body.contains("requested 12 output tokens and your prompt contains 2040 input tokens"),
-        "{}",
-        answer.body
-    );
     assert_eq!(server.call("GET", "/nowhere", "").status, 404);
     assert_eq!(server.post("/v1/completions", &completion(json!({"prompt": ""}))).status, 400);
     assert_eq!(
@@ -360,7 +190,8 @@ fn the_log_shows_the_effective_configuration() {
         "non-default args: {'model_tag': 'acme/tiny-0.5b'",
         "'enforce_eager': True, 'max_model_len': 1024, 'max_num_seqs': 8}",
         "Initializing a V1 LLM engine (v0.32.0) with config: model='acme/tiny-0.5b'",
-        "max_seq_len=1024, tensor_parallel_size=1",
+        "max_seq_len=1024, download_dir=None",
+        "tensor_parallel_size=1, pipeline_parallel_size=1, data_parallel_size=1",
         "GPU KV cache size: ",
         "Maximum concurrency for 1,024 tokens per request: ",
         "Available KV cache memory: ",
@@ -401,7 +232,7 @@ fn a_full_queue_refuses_with_503() {
     server.until("vllm:num_requests_running{", 1.0);
     let answer = server.post("/v1/completions", &completion(json!({})));
     assert_eq!(answer.status, 503);
-    assert!(answer.body.contains("max_num_queued_reqs=1"), "{}", answer.body);
+    assert!(answer.body.contains("The engine is currently busy and cannot accept new requests."), "{}", answer.body);
     assert_eq!(server.metric("vllm:admission_rejections_total{"), 1.0);
 }
 
@@ -468,4 +299,148 @@ fn a_refused_start_says_why() {
     check("--kv-cache-memory-bytes 2M", &[], "To serve at least one request with the models's max seq len (32768)");
     check("", &["oom_start"], "torch.OutOfMemoryError: CUDA out of memory.");
     check("--swap-space 4", &[], "vllm: error: unrecognized arguments: --swap-space 4");
+}
+
+#[test]
+fn api_keys_guard_the_api_only() {
+    let server = Server::start("--api-key one two", &[]);
+    let ask = |path: &str, key: &str| {
+        let mut stream = std::net::TcpStream::connect(server.address).expect("connect");
+        let head = format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\nauthorization: {key}\r\n\r\n");
+        std::io::Write::write_all(&mut stream, head.as_bytes()).expect("send");
+        let mut raw = String::new();
+        let _ = stream.read_to_string(&mut raw);
+        Answer::parse(&raw)
+    };
+    let refused = ask("/v1/models", "Bearer three");
+    assert_eq!((refused.status, refused.json()), (401, json!({"error": "Unauthorized"})));
+    assert_eq!(ask("/v1/models", "two").status, 401);
+    assert_eq!(ask("/v1/models", "bearer two").status, 200);
+    assert_eq!((ask("/health", "").status, ask("/metrics", "").status), (200, 200));
+    assert!(!server.log.lock().expect("log").join("\n").contains("two"), "no key is logged");
+}
+
+#[test]
+fn connections_are_kept_and_requests_may_follow_at_once() {
+    let server = Server::start("", &[]);
+    let mut stream = std::net::TcpStream::connect(server.address).expect("connect");
+    let body = completion(json!({"max_tokens": 3})).to_string();
+    let one = format!("POST /v1/completions HTTP/1.1\r\nhost: x\r\ncontent-length: {}\r\n\r\n{body}", body.len());
+    let last = "GET /version HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
+    std::io::Write::write_all(&mut stream, format!("{one}{one}{last}").as_bytes()).expect("send");
+    let mut raw = String::new();
+    stream.read_to_string(&mut raw).expect("answers");
+    assert_eq!((raw.matches("HTTP/1.1 200 OK").count(), raw.matches("text_completion").count()), (3, 2), "{raw}");
+    assert!(raw.ends_with("{\"version\":\"0.32.0\"}"), "{raw}");
+}
+
+#[test]
+fn stop_ids_echo_and_tokens_there_and_back() {
+    let server = Server::start("", &[]);
+    let plain = server.post("/v1/completions", &completion(json!({"return_token_ids": true}))).json();
+    let ids = plain["choices"][0]["token_ids"].as_array().expect("ids").clone();
+    let text = plain["choices"][0]["text"].as_str().expect("text").to_owned();
+    let stopped = server.post("/v1/completions", &completion(json!({"stop_token_ids": [ids[4]]}))).json();
+    let at = ids.iter().position(|id| *id == ids[4]).expect("there");
+    assert_eq!(stopped["choices"][0]["stop_reason"], ids[4]);
+    assert_eq!(stopped["usage"]["completion_tokens"], at + 1);
+    let later =
+        server.post("/v1/completions", &completion(json!({"stop_token_ids": [ids[4]], "min_tokens": 12}))).json();
+    assert_eq!(later["choices"][0]["finish_reason"], "length");
+    let back = server.post("/detokenize", &json!({"tokens": ids})).json();
+    let again = server.post("/tokenize", &json!({"prompt": back["prompt"]})).json();
+    assert_eq!(again["tokens"], json!(ids), "{text}");
+    let echoed = server.post("/v1/completions", &completion(json!({"prompt": "hello there", "echo": true}))).json();
+    assert!(echoed["choices"][0]["text"].as_str().expect("text").starts_with("hello there "), "{echoed}");
+}
+
+#[test]
+fn stop_strings_are_never_streamed_even_in_part() {
+    let server = Server::start("", &[]);
+    let text_of = |answer: &Answer| -> String {
+        answer.events().iter().filter_map(|event| event["choices"][0]["text"].as_str().map(str::to_owned)).collect()
+    };
+    let whole = server.post("/v1/completions", &completion(json!({"max_tokens": 40}))).json();
+    let text = whole["choices"][0]["text"].as_str().expect("text").to_owned();
+    // Across the border between two tokens.
+    let stop = &text[53..58];
+    let cut = text.find(stop).expect("there");
+    let streamed =
+        server.post("/v1/completions", &completion(json!({"max_tokens": 40, "stop": [stop], "stream": true})));
+    assert_eq!(text_of(&streamed), text[..cut]);
+    let included = json!({"max_tokens": 40, "stop": [stop], "stream": true, "include_stop_str_in_output": true});
+    let streamed = server.post("/v1/completions", &completion(included));
+    assert_eq!(text_of(&streamed), text[..cut + stop.len()]);
+}
+
+#[test]
+fn a_dead_engine_tells_everybody_and_then_the_process_ends() {
+    let mut server = Server::try_start("", &["kill_rank:2@3"], 10.0).expect("starts");
+    let mut first =
+        server.send("POST", "/v1/completions", &completion(json!({"stream": true, "max_tokens": 30_000})).to_string());
+    server.until("vllm:num_requests_running{", 1.0);
+    let second = server.post("/v1/completions", &completion(json!({})));
+    assert_eq!((second.status, second.json()["error"]["type"].clone()), (500, json!("InternalServerError")));
+    let mut rest = String::new();
+    first.read_to_string(&mut rest).expect("the stream ends properly");
+    assert!(rest.contains("EngineCore encountered an issue") && rest.contains("data: [DONE]"), "{rest}");
+    assert_eq!(server.call("GET", "/health", "").status, 503);
+    assert_eq!(server.post("/v1/completions", &completion(json!({}))).status, 500);
+    let ended = server.thread.take().expect("running").join().expect("no panic");
+    assert!(matches!(ended, Err(SimError::InjectedEngineDeath)), "{ended:?}");
+    let log = server.log.lock().expect("log").join("\n");
+    assert!(log.contains("Worker proc VllmWorker-3 died unexpectedly") && log.contains("EngineDeadError"), "{log}");
+}
+
+#[test]
+fn failures_come_after_their_number_of_tokens() {
+    let streamed = completion(json!({"stream": true}));
+    let in_band = Server::start("", &["inband:1@4"]).post("/v1/completions", &streamed).events();
+    let text: String = in_band.iter().filter_map(|event| event["choices"][0]["text"].as_str()).collect();
+    assert_eq!((text.split_whitespace().count(), &in_band.last().expect("events")["error"]["code"]), (4, &json!(500)));
+    let server = Server::start("", &["reset:1@3"]);
+    let mut stream = server.send("POST", "/v1/completions", &streamed.to_string());
+    let mut raw = Vec::new();
+    let error = stream.read_to_end(&mut raw).expect_err("a reset");
+    assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
+}
+
+#[test]
+fn prompts_are_handed_from_prefill_to_decode() {
+    let config = r#"--kv-transfer-config {"kv_connector":"NixlConnector","kv_role":"kv_both"}"#;
+    let (prefill, decode) = (Server::start(config, &[]), Server::start(config, &[]));
+    let prompt: Vec<u32> = (0..200).collect();
+    let ask = json!({"prompt": prompt, "max_tokens": 1, "kv_transfer_params": {
+        "do_remote_decode": true, "do_remote_prefill": false, "remote_engine_id": null, "remote_block_ids": null,
+        "remote_host": null, "remote_port": null,
+    }});
+    let offer = prefill.post("/v1/completions", &completion(ask)).json()["kv_transfer_params"].clone();
+    assert_eq!(offer["do_remote_prefill"], true, "{offer}");
+    assert_eq!(offer["remote_block_ids"][0].as_array().map(Vec::len), Some(13));
+    assert_eq!(offer["remote_num_tokens"], 200);
+    let answer = decode.post("/v1/completions", &completion(json!({"prompt": prompt, "kv_transfer_params": offer})));
+    assert_eq!(answer.json()["usage"]["completion_tokens"], 12);
+    let label = r#"{engine="0",model_name="tiny"}"#;
+    assert_eq!(decode.metric(&format!("vllm:nixl_xfer_time_seconds_count{label}")), 1.0);
+    assert_eq!(decode.metric(&format!("vllm:external_prefix_cache_hits_total{label}")), 200.0);
+    assert_eq!(prefill.metric(&format!("vllm:nixl_xfer_time_seconds_count{label}")), 0.0);
+    let failing = Server::start(config, &["kv_transfer:1"]);
+    let answer = failing.post("/v1/completions", &completion(json!({"prompt": prompt, "kv_transfer_params": offer})));
+    assert_eq!((answer.status, failing.metric("vllm:nixl_num_failed_transfers_total{")), (500, 1.0));
+}
+
+#[test]
+fn every_metric_of_a_real_server_is_there() {
+    let Some(captured) = sample("api/metrics_pdD.txt") else { return };
+    let server = Server::start(r#"--kv-transfer-config {"kv_connector":"NixlConnector"}"#, &[]);
+    let page = server.call("GET", "/metrics", "").body;
+    let names = |text: &str| -> Vec<String> {
+        let heads = text.lines().filter(|line| line.starts_with("# ") && line.contains(" vllm:"));
+        heads.map(str::to_owned).collect()
+    };
+    let ours = names(&page);
+    let missing: Vec<String> = names(&captured).into_iter().filter(|line| !ours.contains(line)).collect();
+    assert!(missing.is_empty(), "{missing:#?}");
+    let unknown: Vec<String> = ours.into_iter().filter(|line| !captured.contains(line.as_str())).collect();
+    assert!(unknown.is_empty(), "{unknown:#?}");
 }

@@ -4,6 +4,7 @@ mod load;
 mod nsys;
 mod plan;
 mod sim;
+mod sim_server;
 
 use std::error::Error;
 use std::path::{Path, PathBuf};
@@ -23,6 +24,8 @@ pub(crate) enum What {
     /// One simulated run in this process (what `sim` starts)
     #[command(hide = true)]
     SimRun(sim::SimRunArgs),
+    /// The simulated server: token events per second with 2,000 streams
+    SimServer(sim_server::SimServerArgs),
     /// `trace metrics` on a gigabyte of Nsight Systems export, made by repeating a small one
     TraceNsys {
         /// The small export
@@ -37,6 +40,7 @@ pub(crate) fn bench(root: &Path, what: &What) -> Result<(), Box<dyn Error>> {
         What::Load(args) => load::load(root, args),
         What::Sim => sim::sim(root),
         What::SimRun(args) => sim::run(args),
+        What::SimServer(args) => sim_server::sim_server(root, args),
         What::TraceNsys { small } => nsys::nsys(root, small),
     }
 }

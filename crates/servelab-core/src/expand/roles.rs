@@ -95,6 +95,10 @@ fn command(
     let mut line = argv.argv;
     if table.dialect() == Dialect::Sim {
         line.extend(simulator_options(input));
+        let text = format!("simulated: one process stands for all {nodes} nodes of a server");
+        if nodes > 1 && !notes.contains(&text) {
+            notes.push(text);
+        }
     }
     for note in argv.notes {
         let text = note.to_string();

@@ -17,6 +17,7 @@ use crate::control::{LivePhase, LoadControl};
 use crate::error::LoadError;
 use crate::limits::{check_ports, reserve_descriptors};
 use crate::scheduling::{give_way, wake_promptly};
+use crate::simtime;
 use crate::sink::RecordSink;
 use crate::spec::{LoadOutcome, LoadSpec, Pacing, Stop};
 use crate::steady::SteadyDetector;
@@ -59,12 +60,23 @@ const WAITING_BATCHES: usize = 256;
 /// Runs a load to its end; what it measures goes to `sink` as it comes. Blocks; watch or cancel it through `control`.
 ///
 /// Errors are what prevents the start, and sources and sinks that give up. Whatever happens to a request is in its record.
-pub fn run_load(
+pub fn run_load(spec: LoadSpec, sink: &mut dyn RecordSink, control: &LoadControl) -> Result<LoadOutcome, LoadError> {
+    spec.validate()?;
+    let speedup = spec.speedup;
+    if speedup == 1.0 {
+        return run_in_wall_time(spec, sink, control);
+    }
+    let mut slowed = simtime::Slowed { inner: sink, speedup };
+    let mut outcome = run_in_wall_time(simtime::hastened(spec), &mut slowed, control)?;
+    simtime::slow_outcome(&mut outcome, speedup);
+    Ok(outcome)
+}
+
+fn run_in_wall_time(
     mut spec: LoadSpec,
     sink: &mut dyn RecordSink,
     control: &LoadControl,
 ) -> Result<LoadOutcome, LoadError> {
-    spec.validate()?;
     let route = spec.target.route()?;
     let connections = connections_needed(&spec);
     reserve_descriptors(connections)?;

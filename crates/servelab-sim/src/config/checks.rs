@@ -5,7 +5,7 @@ use serde_json::Value;
 
 use super::{GIB, ServerConfig, is_latent};
 use crate::SimError;
-use crate::flags::ServingFlags;
+use crate::flags::{ServingFlags, version_key};
 
 fn refuse<T>(message: String) -> Result<T, SimError> {
     Err(SimError::Refused(message))
@@ -76,7 +76,71 @@ pub(super) fn check_flags(config: &ServerConfig, flags: &ServingFlags) -> Result
         return refuse(validation("VllmConfig", &text));
     }
     check_context_parallel(config, flags)?;
+    check_plugins(flags, version_key(&config.version) < (0, 12))?;
     check_eplb(config, flags)
+}
+
+/// Methods of speculation that vLLM knows; those that need a part of the model are taken as given here.
+const SPECULATIVE_METHODS: [&str; 13] = [
+    "ngram",
+    "ngram_gpu",
+    "medusa",
+    "mlp_speculator",
+    "draft_model",
+    "suffix",
+    "eagle",
+    "eagle3",
+    "mtp",
+    "extract_hidden_states",
+    "dflash",
+    "dspark",
+    "custom_class",
+];
+
+const CONNECTORS: [&str; 15] = [
+    "ExampleConnector",
+    "ExampleHiddenStatesConnector",
+    "FlexKVConnectorV1",
+    "HF3FSKVConnector",
+    "HiSparseConnector",
+    "LMCacheConnectorV1",
+    "LMCacheMPConnector",
+    "MooncakeConnector",
+    "MooncakeStoreConnector",
+    "MoRIIOConnector",
+    "MultiConnector",
+    "NixlConnector",
+    "OffloadingConnector",
+    "DecodeBenchConnector",
+    "SimpleCPUOffloadConnector",
+];
+
+/// Names inside JSON flags.
+fn check_plugins(flags: &ServingFlags, is_old: bool) -> Result<(), SimError> {
+    if let Some(speculative) = flags.get("speculative_config") {
+        let n_tokens = speculative.get("num_speculative_tokens");
+        if n_tokens.is_some_and(|n| n.as_i64().is_none_or(|n| n < 1)) {
+            let text = format!(
+                "Expected num_speculative_tokens to be greater than zero ({}).",
+                n_tokens.map(crate::startup::python).unwrap_or_default()
+            );
+            return refuse(validation("SpeculativeConfig", &text));
+        }
+        if let Some(method) = speculative.get("method").and_then(Value::as_str)
+            && !SPECULATIVE_METHODS.contains(&method)
+            && !method.ends_with("_mtp")
+        {
+            return refuse(format!("NotImplementedError: Unsupported speculative method: '{method}'"));
+        }
+    }
+    let connector = flags.get("kv_transfer_config").and_then(|transfer| transfer.get("kv_connector"));
+    if let Some(name) = connector.and_then(Value::as_str) {
+        let was_known = is_old && matches!(name, "SharedStorageConnector" | "P2pNcclConnector" | "LMCacheConnector");
+        if !was_known && !name.starts_with("Nixl") && !CONNECTORS.contains(&name) {
+            return refuse(validation("VllmConfig", &format!("Unsupported connector type: {name}")));
+        }
+    }
+    Ok(())
 }
 
 fn check_context_parallel(config: &ServerConfig, flags: &ServingFlags) -> Result<(), SimError> {

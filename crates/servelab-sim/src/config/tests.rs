@@ -42,6 +42,24 @@ fn refusals_have_vllms_words() {
     check(
         "tiny",
         "sim",
+        r#"--speculative-config {"method":"crystal_ball","num_speculative_tokens":2}"#,
+        "NotImplementedError: Unsupported speculative method: 'crystal_ball'",
+    );
+    check(
+        "tiny",
+        "sim",
+        r#"--speculative-config {"method":"ngram","num_speculative_tokens":0}"#,
+        "Expected num_speculative_tokens to be greater than zero (0).",
+    );
+    check(
+        "tiny",
+        "sim",
+        r#"--kv-transfer-config {"kv_connector":"P2pNcclConnector","kv_role":"kv_producer"}"#,
+        "Unsupported connector type: P2pNcclConnector",
+    );
+    check(
+        "tiny",
+        "sim",
         "--max-num-seqs 512 --max-num-batched-tokens 256",
         "max_num_batched_tokens (256) must be greater than or equal to max_num_seqs (512).",
     );

@@ -39,6 +39,8 @@ fn spec(id: u64, n_prompt: u32, n_output: u32, arrival_ns: u64) -> RequestSpec {
         max_tokens: n_output,
         finish: FinishReason::Length,
         arrival_ns,
+        priority: 0,
+        remote_prompt: false,
     }
 }
 

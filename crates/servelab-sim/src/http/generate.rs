@@ -1,72 +1,94 @@
-//! One generation request from admission to its last byte: its fate under injected failures, its choices in the engine,
-//! and its answer, streamed or whole.
+//! One generation request from admission to its last byte: what it will say, what its choices have got so far, and the
+//! bytes that follow from it. It knows no socket: the loop asks for bytes when tokens are there.
 
-use std::collections::VecDeque;
-use std::convert::Infallible;
-use std::io;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
-use std::task::{Context, Poll};
 
-use axum::body::{Body, Bytes};
-use axum::http::{HeaderMap, StatusCode, header};
-use axum::response::{IntoResponse, Response};
-use futures_core::Stream;
+use serde_json::Value;
 
-use super::answer::{Choice, ChunkWriter, DONE, Ending, Piece, Usage, whole};
+use super::answer::{Choice, ChunkWriter, DONE, Ending, Piece, Usage, WholeFacts, whole};
+use super::logprobs::{TokenLogprobs, prompt_logprobs};
 use super::refuse::ApiError;
-use super::request::{Asked, Endpoint, parse};
-use super::{App, json_response};
+use super::request::{Asked, Endpoint, Prompt};
+use super::wire::{LAST_CHUNK, write_chunk};
 use crate::engine::{FinishReason, RequestSpec};
-use crate::fail::Fate;
-use crate::live::{FeedView, SubmitError, TokenFeed};
 use crate::random::mix;
-use crate::startup::unix_seconds;
 use crate::text::{OutputText, TOKEN_BYTES};
 
-const INJECTED: &str = "EngineCore encountered an issue. See stack trace (above) for the root cause.";
+/// What vLLM says when its engine is gone.
+pub(super) const ENGINE_DEAD: &str = "EngineCore encountered an issue. See stack trace (above) for the root cause.";
 
 /// What one choice will say, known before the engine has produced any of it.
-struct Script {
-    prompt: Arc<[u32]>,
+#[derive(Debug)]
+pub(super) struct Script {
+    prompt: Prompt,
     output: OutputText,
     n_tokens: u32,
-    /// Bytes of the whole text; shorter than its tokens when a stop string cuts the end.
+    /// Bytes of the whole text; shorter than its tokens when a stop cuts the end.
     n_bytes: usize,
+    /// Bytes that are held back while a stop string could still begin in them.
+    held_bytes: usize,
     ending: Ending,
 }
 
 impl Script {
-    fn write(app: &App, asked: &Asked, prompt: &Arc<[u32]>, max_tokens: u32, choice: u32) -> Self {
+    pub(super) fn write(seed: u64, asked: &Asked, prompt: &Prompt, max_tokens: u32, choice: u32) -> Self {
         let variant = mix(asked.request_seed, u64::from(choice));
         let plain = asked.request_seed == 0 && choice == 0;
-        let output = OutputText::new(app.seed, prompt).variant(if plain { 0 } else { variant });
+        let output = OutputText::new(seed, &prompt.ids).variant(if plain { 0 } else { variant });
         let natural = output.natural_length().max(asked.min_tokens).max(1);
-        let (n_tokens, reason) =
+        let (mut n_tokens, reason) =
             if asked.ignore_eos || natural >= max_tokens { (max_tokens, "length") } else { (natural, "stop") };
-        if !asked.stop.is_empty()
-            && let Some((n_tokens, stop, n_bytes)) = output.find_stop(&asked.stop, n_tokens)
-            && n_tokens > asked.min_tokens
-        {
-            return Self {
-                prompt: Arc::clone(prompt),
-                output,
-                n_tokens,
-                n_bytes,
-                ending: Ending { reason: "stop", stop: Some(stop) },
-            };
+        let mut ending = Ending { reason, stop: None };
+        let mut n_bytes = n_tokens as usize * TOKEN_BYTES;
+        if let Some((count, id)) = output.find_stop_id(&asked.stop_token_ids, asked.min_tokens, n_tokens) {
+            n_tokens = count;
+            ending = Ending { reason: "stop", stop: Some(Value::from(id)) };
+            n_bytes = (count - u32::from(!asked.include_stop)) as usize * TOKEN_BYTES;
         }
-        let n_bytes = n_tokens as usize * TOKEN_BYTES;
-        Self { prompt: Arc::clone(prompt), output, n_tokens, n_bytes, ending: Ending { reason, stop: None } }
+        let mut held_bytes = 0;
+        if !asked.stop.is_empty() {
+            if !asked.include_stop {
+                held_bytes = asked.stop.iter().map(String::len).max().unwrap_or(1) - 1;
+            }
+            if let Some((count, stop, start)) = output.find_stop(&asked.stop, asked.min_tokens, n_tokens) {
+                n_tokens = count;
+                n_bytes = if asked.include_stop { start + stop.len() } else { start };
+                ending = Ending { reason: "stop", stop: Some(Value::from(stop)) };
+            }
+        }
+        Self { prompt: prompt.clone(), output, n_tokens, n_bytes, held_bytes, ending }
     }
 
-    /// The text of tokens `from..to`, cut at the end of the text.
-    fn text(&self, from: u32, to: u32) -> String {
-        let mut text = self.output.slice(from, to);
-        let start = from as usize * TOKEN_BYTES;
-        text.truncate(self.n_bytes.saturating_sub(start));
-        text
+    pub(super) fn spec(&self, id: u64, max_tokens: u32, arrival_ns: u64) -> RequestSpec {
+        RequestSpec {
+            id,
+            prompt: Arc::clone(&self.prompt.ids),
+            output: self.output,
+            output_tokens: self.n_tokens,
+            max_tokens,
+            finish: if self.ending.reason == "stop" { FinishReason::Stop } else { FinishReason::Length },
+            arrival_ns,
+            priority: 0,
+            remote_prompt: false,
+        }
+    }
+
+    /// The bytes of the text that are out when `n_tokens` tokens are.
+    fn reach(&self, n_tokens: u32, is_finished: bool) -> usize {
+        let bytes = n_tokens as usize * TOKEN_BYTES;
+        if is_finished { self.n_bytes.min(bytes) } else { self.n_bytes.min(bytes.saturating_sub(self.held_bytes)) }
+    }
+
+    /// Bytes `from..to` of the text.
+    fn text(&self, from: usize, to: usize, out: &mut String) {
+        let first = from / TOKEN_BYTES;
+        let mut text = String::with_capacity(to - from + TOKEN_BYTES);
+        for index in first..to.div_ceil(TOKEN_BYTES) {
+            self.output.push_token(index as u32, &mut text);
+        }
+        // One byte is one character here.
+        let start = from - first * TOKEN_BYTES;
+        out.push_str(text.get(start..start + (to - from)).unwrap_or_default());
     }
 
     fn ids(&self, from: u32, to: u32) -> Vec<u32> {
@@ -74,308 +96,365 @@ impl Script {
     }
 }
 
-/// Answers a request.
-pub(super) async fn generate(app: Arc<App>, endpoint: Endpoint, headers: HeaderMap, body: Bytes) -> Response {
-    let number = app.n_requests.fetch_add(1, Ordering::Relaxed) + 1;
-    let fate = app.fail.fate(number);
-    match fate {
-        Fate::Crash => {
-            app.crashed.store(number, Ordering::Relaxed);
-            app.crash.notify_one();
-            // The server ends before this request does.
-            return std::future::pending::<Response>().await;
-        }
-        Fate::Unavailable => return ApiError::unavailable("Injected: the server is overloaded.").into_response(),
-        Fate::Hang => app.live.hang(),
-        _ => {}
-    }
-    let asked = match parse(&app, endpoint, &body) {
-        Ok(asked) => asked,
-        Err(error) => return error.into_response(),
-    };
-    let id = answer_id(&app, &asked, &headers, number);
-    let created = unix_seconds() as u64;
-    let version = app.config().version.clone();
-    let writer = ChunkWriter::new(endpoint, &id, created, &asked.model, &version);
-    let n_prompt: u64 = asked.prompts.iter().map(|prompt| prompt.len() as u64).sum();
-    match fate {
-        Fate::InBand if asked.stream => return in_band_error(),
-        Fate::InBand => return ApiError::internal(INJECTED).into_response(),
-        Fate::Zero => return zero_tokens(&asked, &writer, &id, created, &version, n_prompt),
-        _ => {}
-    }
-    let scripts: Vec<Script> = asked
-        .prompts
-        .iter()
-        .zip(&asked.max_tokens)
-        .flat_map(|(prompt, limit)| (0..asked.n).map(move |choice| (prompt, *limit, choice)))
-        .map(|(prompt, limit, choice)| Script::write(&app, &asked, prompt, limit, choice))
-        .collect();
-    let arrival_ns = app.live.now_ns();
-    let specs = scripts
-        .iter()
-        .enumerate()
-        .map(|(index, script)| RequestSpec {
-            id: number << 20 | index as u64,
-            prompt: Arc::clone(&script.prompt),
-            output: script.output,
-            output_tokens: script.n_tokens,
-            max_tokens: asked.max_tokens.get(index / asked.n as usize).copied().unwrap_or(0),
-            finish: if script.ending.reason == "stop" { FinishReason::Stop } else { FinishReason::Length },
-            arrival_ns,
-        })
-        .collect();
-    let feeds = match app.live.submit(specs) {
-        Ok(feeds) => feeds,
-        Err(error) => return refused(error).into_response(),
-    };
-    let cut_after = (fate == Fate::Truncate).then(|| scripts.first().map_or(0, |script| script.n_tokens / 2));
-    if asked.stream {
-        let stream = AnswerStream::new(&app, &asked, writer, scripts, feeds, n_prompt, cut_after);
-        return event_stream(Body::from_stream(stream));
-    }
-    let mut completion = 0;
-    for feed in &feeds {
-        match feed.finished().await {
-            Ok(view) => completion += u64::from(view.n_output),
-            Err(_) => return ApiError::internal(INJECTED).into_response(),
-        }
-    }
-    let choices: Vec<Choice> = scripts
-        .iter()
-        .map(|script| Choice {
-            text: script.text(0, script.n_tokens),
-            ending: script.ending.clone(),
-            token_ids: asked.return_token_ids.then(|| script.ids(0, script.n_tokens)),
-            prompt_token_ids: asked.return_token_ids.then(|| script.prompt.to_vec()),
-        })
-        .collect();
-    let answer =
-        whole(endpoint, &id, created, &asked.model, &version, &choices, Usage { prompt: n_prompt, completion });
-    if cut_after.is_some() {
-        let text = answer.to_string();
-        let mut half = Bytes::from(text);
-        half.truncate(half.len() / 2);
-        return ([(header::CONTENT_TYPE, "application/json")], Body::from_stream(Cut { half: Some(half) }))
-            .into_response();
-    }
-    json_response(&answer)
-}
-
-fn answer_id(app: &App, asked: &Asked, headers: &HeaderMap, number: u64) -> String {
-    let prefix = if asked.endpoint == Endpoint::Chat { "chatcmpl" } else { "cmpl" };
-    let given = headers.get("x-request-id").and_then(|value| value.to_str().ok()).map(str::to_owned);
-    match given.or_else(|| asked.request_id.clone()) {
-        Some(own) => format!("{prefix}-{own}"),
-        None => format!("{prefix}-{:016x}", mix(mix(app.seed, app.created_unix_s), number)),
-    }
-}
-
-fn refused(error: SubmitError) -> ApiError {
-    match error {
-        SubmitError::QueueFull { limit } => ApiError::unavailable(format!(
-            "The server is overloaded: the number of in-flight requests has reached max_num_queued_reqs={limit}. Please \
-             retry later."
-        )),
-        SubmitError::TooLarge => ApiError::bad_value(
-            "input_tokens",
-            "The request does not fit into the KV cache or token budget of this server.",
-        ),
-        SubmitError::Stopped => ApiError::internal(INJECTED),
-    }
-}
-
-fn event_stream(body: Body) -> Response {
-    (StatusCode::OK, [(header::CONTENT_TYPE, "text/event-stream; charset=utf-8")], body).into_response()
-}
-
-fn in_band_error() -> Response {
-    let text = format!("data: {}\n\n{DONE}", ApiError::internal(INJECTED).body());
-    event_stream(Body::from_stream(Once { bytes: Some(Bytes::from(text)) }))
-}
-
-fn zero_tokens(asked: &Asked, writer: &ChunkWriter, id: &str, created: u64, version: &str, n_prompt: u64) -> Response {
-    let usage = Usage { prompt: n_prompt, completion: 0 };
-    let ending = Ending { reason: "stop", stop: None };
-    if !asked.stream {
-        let choice = Choice { text: String::new(), ending, token_ids: None, prompt_token_ids: None };
-        return json_response(&whole(asked.endpoint, id, created, &asked.model, version, &[choice], usage));
-    }
-    let mut text = String::new();
-    if asked.endpoint == Endpoint::Chat {
-        text.push_str(&writer.role(0, None, None));
-    }
-    text.push_str(&writer.piece(&Piece {
-        index: 0,
-        text: "",
-        token_ids: None,
-        prompt_token_ids: None,
-        ending: Some(&ending),
-        usage: None,
-        last: !asked.include_usage,
-    }));
-    if asked.include_usage {
-        text.push_str(&writer.usage(usage));
-    }
-    text.push_str(DONE);
-    event_stream(Body::from_stream(Once { bytes: Some(Bytes::from(text)) }))
-}
-
-struct Line {
+/// One choice of an answer.
+#[derive(Debug)]
+pub(super) struct Line {
+    pub(super) id: u64,
+    /// The data-parallel rank that computes it.
+    pub(super) rank: usize,
     script: Script,
-    feed: TokenFeed,
+    /// Tokens that the engine has produced.
+    n_output: u32,
+    is_finished: bool,
+    /// Tokens and bytes that are written.
     sent: u32,
-    done: bool,
+    sent_bytes: usize,
+    text_offset: usize,
+    has_echoed: bool,
+    is_done: bool,
 }
 
-/// A streamed answer: one chunk per choice and wake-up, as its tokens appear.
-struct AnswerStream {
+impl Line {
+    pub(super) fn new(id: u64, script: Script) -> Self {
+        Self {
+            id,
+            rank: 0,
+            script,
+            n_output: 0,
+            is_finished: false,
+            sent: 0,
+            sent_bytes: 0,
+            text_offset: 0,
+            has_echoed: false,
+            is_done: false,
+        }
+    }
+}
+
+/// What an injected failure does in the middle of an answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Breakage {
+    /// The connection closes.
+    Truncate,
+    /// The connection is reset.
+    Reset,
+    /// An error event, then a proper end.
+    InBand,
+}
+
+/// What is left to do after bytes were asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Next {
+    /// More follows.
+    Wait,
+    /// The answer is complete.
+    Complete,
+    /// Break the connection.
+    Break(Breakage),
+}
+
+/// Text of prompt tokens, for `echo` and log-probabilities.
+pub(super) type TextOf<'a> = &'a dyn Fn(&[u32]) -> String;
+
+/// An answer in progress.
+#[derive(Debug)]
+pub(super) struct Job {
+    /// The connection that it goes to.
+    pub(super) conn: usize,
+    pub(super) asked: Asked,
+    pub(super) id: String,
+    pub(super) lines: Vec<Line>,
+    /// Waits in the queue of jobs with something to write.
+    pub(super) is_queued: bool,
+    /// `kv_transfer_params` of the answer.
+    pub(super) kv_offer: Value,
+    created: u64,
+    version: String,
     writer: ChunkWriter,
-    lines: Vec<Line>,
-    ready: VecDeque<Bytes>,
-    interval: u32,
-    include_usage: bool,
-    continuous_usage: bool,
-    return_token_ids: bool,
     n_prompt: u64,
-    cut_after: Option<u32>,
-    ended: bool,
+    breakage: Option<(Breakage, u32)>,
 }
 
-impl AnswerStream {
-    fn new(
-        app: &App,
-        asked: &Asked,
-        writer: ChunkWriter,
-        scripts: Vec<Script>,
-        feeds: Vec<TokenFeed>,
-        n_prompt: u64,
-        cut_after: Option<u32>,
-    ) -> Self {
-        let lines =
-            scripts.into_iter().zip(feeds).map(|(script, feed)| Line { script, feed, sent: 0, done: false }).collect();
-        let mut stream = Self {
-            writer,
+/// What a job is made of.
+pub(super) struct JobFacts<'a> {
+    pub(super) conn: usize,
+    pub(super) id: String,
+    pub(super) created: u64,
+    pub(super) version: &'a str,
+    /// Tokens of the first choice before it breaks; `None`: half of them.
+    pub(super) breakage: Option<(Breakage, Option<u32>)>,
+}
+
+impl Job {
+    pub(super) fn new(facts: JobFacts<'_>, asked: Asked, lines: Vec<Line>) -> Self {
+        let JobFacts { conn, id, created, version, breakage } = facts;
+        let writer = ChunkWriter::new(asked.endpoint, &id, created, &asked.model, version);
+        let half = lines.first().map_or(0, |line| line.script.n_tokens / 2);
+        let n_prompt = asked.prompts.iter().map(|prompt| prompt.ids.len() as u64).sum();
+        Self {
+            conn,
+            asked,
+            id,
             lines,
-            ready: VecDeque::new(),
-            interval: app.config().stream_interval,
-            include_usage: asked.include_usage,
-            continuous_usage: asked.include_usage && asked.continuous_usage,
-            return_token_ids: asked.return_token_ids,
+            is_queued: false,
+            kv_offer: Value::Null,
+            created,
+            version: version.to_owned(),
+            writer,
             n_prompt,
-            cut_after,
-            ended: false,
+            breakage: breakage.map(|(what, after)| (what, after.unwrap_or(half))),
+        }
+    }
+
+    /// Notes tokens of a choice.
+    pub(super) fn progress(&mut self, line: usize, n_output: u32, is_finished: bool) {
+        if let Some(line) = self.lines.get_mut(line) {
+            line.n_output = n_output;
+            line.is_finished = is_finished;
+        }
+    }
+
+    /// Prompt tokens, while no choice has a token.
+    pub(super) fn waiting_tokens(&self) -> u64 {
+        if self.lines.iter().all(|line| line.n_output == 0) { self.n_prompt } else { 0 }
+    }
+
+    /// True when a call of [`Job::stream`] or [`Job::whole`] would write something.
+    pub(super) fn has_news(&self) -> bool {
+        let interval = self.asked.stream_interval.max(1);
+        let is_due = |line: &Line| {
+            // The first token goes out at once; later ones in groups of the stream interval.
+            let beyond = if line.sent == 0 { 0 } else { line.sent + interval - 1 };
+            !line.is_done && (line.is_finished || line.n_output > beyond)
         };
-        stream.roles_pending(asked.endpoint);
-        stream
+        if self.asked.stream {
+            self.lines.iter().any(is_due)
+        } else {
+            self.lines.iter().all(|line| line.is_finished)
+                || self.breakage.is_some_and(|(_, after)| self.lines.iter().any(|line| line.n_output > after))
+        }
     }
 
-    /// vLLM sends the role together with the first token's wake-up; it is queued here and let out then.
-    fn roles_pending(&mut self, endpoint: Endpoint) {
-        if endpoint != Endpoint::Chat {
-            return;
+    /// Tokens of the longest choice.
+    pub(super) fn longest_output(&self) -> u32 {
+        self.lines.iter().map(|line| line.n_output).max().unwrap_or(0)
+    }
+
+    /// How a whole answer is to break.
+    pub(super) fn breaks_whole(&self) -> Option<Breakage> {
+        self.breakage.map(|(what, _)| what)
+    }
+
+    /// Appends the chunks of all tokens that are there and not yet written.
+    pub(super) fn stream(&mut self, out: &mut Vec<u8>, text_of: TextOf<'_>) -> Next {
+        let interval = self.asked.stream_interval.max(1);
+        let is_first = self.lines.iter().all(|line| line.sent == 0);
+        if is_first && self.asked.endpoint == Endpoint::Chat && self.lines.iter().any(|line| line.n_output > 0) {
+            // vLLM sends the role with the first token's wake-up.
+            self.roles(out);
         }
-        let usage = self.continuous_usage.then_some(Usage { prompt: self.n_prompt, completion: 0 });
+        for index in 0..self.lines.len() {
+            let Some(line) = self.lines.get(index) else { continue };
+            let beyond = if line.sent == 0 { 0 } else { line.sent + interval - 1 };
+            if line.is_done || (!line.is_finished && line.n_output <= beyond) {
+                continue;
+            }
+            if let Some((what, after)) = self.breakage
+                && line.n_output > after
+            {
+                if after > line.sent {
+                    self.emit(index, after, false, out, text_of);
+                }
+                if what == Breakage::InBand {
+                    self.fail(out);
+                    return Next::Complete;
+                }
+                return Next::Break(what);
+            }
+            let (n_output, is_finished) = (line.n_output, line.is_finished);
+            self.emit(index, n_output, is_finished, out, text_of);
+        }
+        if !self.lines.iter().all(|line| line.is_done) {
+            return Next::Wait;
+        }
+        if self.asked.include_usage {
+            let completion = self.lines.iter().map(|line| u64::from(line.sent)).sum();
+            let usage = Usage { prompt: self.n_prompt, completion, cached: None };
+            write_chunk(out, |out| self.writer.usage(out, usage));
+        }
+        write_chunk(out, |out| out.extend_from_slice(DONE));
+        out.extend_from_slice(LAST_CHUNK);
+        Next::Complete
+    }
+
+    /// Ends a stream with an error inside, as vLLM does when its engine fails under it.
+    pub(super) fn fail(&self, out: &mut Vec<u8>) {
+        let body = ApiError::internal(ENGINE_DEAD).body();
+        write_chunk(out, |out| {
+            out.extend_from_slice(b"data: ");
+            out.extend_from_slice(body.as_bytes());
+            out.extend_from_slice(b"\n\n");
+        });
+        write_chunk(out, |out| out.extend_from_slice(DONE));
+        out.extend_from_slice(LAST_CHUNK);
+    }
+
+    /// A stream without a single token.
+    pub(super) fn empty_stream(&mut self, out: &mut Vec<u8>) {
+        if self.asked.endpoint == Endpoint::Chat {
+            self.roles(out);
+        }
+        let ending = Ending { reason: "stop", stop: None };
+        let include_usage = self.asked.include_usage;
+        for index in 0..self.lines.len() {
+            let piece = Piece {
+                index,
+                text: "",
+                logprobs: None,
+                token_ids: None,
+                prompt_token_ids: None,
+                ending: Some(&ending),
+                usage: None,
+                has_fingerprint: !include_usage,
+            };
+            write_chunk(out, |out| self.writer.piece(out, &piece));
+        }
+        if include_usage {
+            let usage = Usage { prompt: self.n_prompt, ..Usage::default() };
+            write_chunk(out, |out| self.writer.usage(out, usage));
+        }
+        write_chunk(out, |out| out.extend_from_slice(DONE));
+        out.extend_from_slice(LAST_CHUNK);
+    }
+
+    fn roles(&self, out: &mut Vec<u8>) {
+        let usage = (self.asked.continuous_usage).then_some(Usage { prompt: self.n_prompt, ..Usage::default() });
         for (index, line) in self.lines.iter().enumerate() {
-            let ids = self.return_token_ids.then_some(&*line.script.prompt);
-            self.ready.push_back(Bytes::from(self.writer.role(index, ids, usage)));
+            let ids = self.asked.return_token_ids.then_some(&*line.script.prompt.ids);
+            write_chunk(out, |out| self.writer.role(out, index, ids, usage));
         }
     }
 
-    fn emit(&mut self, index: usize, view: FeedView) {
-        let only_line_left = self.lines.iter().filter(|line| !line.done).count() == 1;
+    /// Writes tokens `sent..n_output` of a choice as one chunk.
+    fn emit(&mut self, index: usize, n_output: u32, is_finished: bool, out: &mut Vec<u8>, text_of: TextOf<'_>) {
         let Some(line) = self.lines.get_mut(index) else { return };
-        let finished = view.finish.is_some();
-        let text = line.script.text(line.sent, view.n_output);
-        let token_ids = self.return_token_ids.then(|| line.script.ids(line.sent, view.n_output));
-        let usage = Usage { prompt: line.script.prompt.len() as u64, completion: u64::from(view.n_output) };
-        let chunk = self.writer.piece(&Piece {
+        let asked = &self.asked;
+        let script = &line.script;
+        let begins_with_prompt = asked.echo && !line.has_echoed;
+        let mut text = String::new();
+        if begins_with_prompt && !asked.return_token_ids {
+            text.push_str(&prompt_text(&script.prompt, text_of));
+        }
+        let reach = script.reach(n_output, is_finished);
+        if !asked.echo_only {
+            script.text(line.sent_bytes.min(reach), reach, &mut text);
+        }
+        let logprobs = asked.logprobs.map(|n_top| {
+            let mut logprobs = TokenLogprobs::new(n_top, line.text_offset);
+            if begins_with_prompt {
+                push_prompt(&mut logprobs, &script.prompt, text_of);
+            }
+            if !asked.echo_only {
+                (line.sent..n_output).for_each(|token| logprobs.push(script.output, token));
+            }
+            logprobs
+        });
+        let token_ids = asked.return_token_ids.then(|| script.ids(line.sent, n_output));
+        let has_ids = begins_with_prompt || (asked.return_token_ids && line.sent == 0);
+        let usage = Usage { prompt: script.prompt.ids.len() as u64, completion: u64::from(n_output), cached: None };
+        let piece = Piece {
             index,
             text: &text,
+            logprobs: logprobs.as_ref(),
             token_ids: token_ids.as_deref(),
-            prompt_token_ids: (self.return_token_ids && line.sent == 0).then_some(&*line.script.prompt),
-            ending: finished.then_some(&line.script.ending),
-            usage: self.continuous_usage.then_some(usage),
-            last: finished && only_line_left && !self.include_usage,
-        });
-        line.sent = view.n_output;
-        line.done = finished;
-        self.ready.push_back(Bytes::from(chunk));
+            prompt_token_ids: has_ids.then_some(&*script.prompt.ids),
+            ending: is_finished.then_some(&script.ending),
+            usage: asked.continuous_usage.then_some(usage),
+            has_fingerprint: is_finished && !asked.include_usage,
+        };
+        write_chunk(out, |out| self.writer.piece(out, &piece));
+        line.text_offset = logprobs.map_or(0, |logprobs| logprobs.end());
+        line.sent = n_output;
+        line.sent_bytes = reach;
+        line.has_echoed = true;
+        line.is_done = is_finished;
     }
 
-    fn end(&mut self) {
-        if self.include_usage {
-            let completion = self.lines.iter().map(|line| u64::from(line.sent)).sum();
-            let usage = self.writer.usage(Usage { prompt: self.n_prompt, completion });
-            self.ready.push_back(Bytes::from(usage));
-        }
-        self.ready.push_back(Bytes::from_static(DONE.as_bytes()));
-        self.ended = true;
+    /// The whole answer.
+    pub(super) fn whole(&self, text_of: TextOf<'_>) -> Value {
+        let choices: Vec<Choice> = self.lines.iter().map(|line| self.choice(&line.script, text_of)).collect();
+        let completion = self.lines.iter().map(|line| u64::from(line.n_output)).sum();
+        self.whole_of(&choices, Usage { prompt: self.n_prompt, completion, cached: None })
     }
-}
 
-impl Stream for AnswerStream {
-    type Item = Result<Bytes, io::Error>;
+    /// A whole answer without a single token.
+    pub(super) fn empty_whole(&self) -> Value {
+        let empty = |_: &Line| Choice {
+            text: String::new(),
+            ending: Ending { reason: "stop", stop: None },
+            logprobs: None,
+            prompt_logprobs: Value::Null,
+            token_ids: None,
+            prompt_token_ids: None,
+        };
+        let choices: Vec<Choice> = self.lines.iter().map(empty).collect();
+        self.whole_of(&choices, Usage { prompt: self.n_prompt, ..Usage::default() })
+    }
 
-    fn poll_next(mut self: Pin<&mut Self>, ctx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        let this = &mut *self;
-        let started = this.lines.iter().any(|line| line.sent > 0);
-        if started && let Some(bytes) = this.ready.pop_front() {
-            return Poll::Ready(Some(Ok(bytes)));
+    fn whole_of(&self, choices: &[Choice], usage: Usage) -> Value {
+        let facts = WholeFacts {
+            endpoint: self.asked.endpoint,
+            id: &self.id,
+            created: self.created,
+            model: &self.asked.model,
+            version: &self.version,
+            usage,
+            kv_transfer_params: self.kv_offer.clone(),
+        };
+        whole(&facts, choices)
+    }
+
+    fn choice(&self, script: &Script, text_of: TextOf<'_>) -> Choice {
+        let asked = &self.asked;
+        let mut text = String::new();
+        if asked.echo && !asked.return_token_ids {
+            text.push_str(&prompt_text(&script.prompt, text_of));
         }
-        if this.ended {
-            return Poll::Ready(this.ready.pop_front().map(Ok));
+        if !asked.echo_only {
+            script.text(0, script.reach(script.n_tokens, true), &mut text);
         }
-        for index in 0..this.lines.len() {
-            let Some(line) = this.lines.get(index).filter(|line| !line.done) else { continue };
-            // The first token goes out at once; later ones in groups of the stream interval.
-            let beyond = if line.sent == 0 { 0 } else { line.sent + this.interval - 1 };
-            match line.feed.poll_beyond(beyond, ctx) {
-                Poll::Ready(Ok(view)) => {
-                    if this.cut_after.is_some_and(|limit| view.n_output > limit) {
-                        return Poll::Ready(Some(Err(io::Error::other("injected truncation"))));
-                    }
-                    this.emit(index, view);
-                }
-                Poll::Ready(Err(_)) => {
-                    return Poll::Ready(Some(Err(io::Error::other("the simulated engine has stopped"))));
-                }
-                Poll::Pending => {}
+        let logprobs = asked.logprobs.map(|n_top| {
+            let mut logprobs = TokenLogprobs::new(n_top, 0);
+            if asked.echo {
+                push_prompt(&mut logprobs, &script.prompt, text_of);
             }
-        }
-        if this.lines.iter().all(|line| line.done) {
-            this.end();
-        }
-        let started = this.lines.iter().any(|line| line.sent > 0);
-        match this.ready.front() {
-            Some(_) if started => Poll::Ready(this.ready.pop_front().map(Ok)),
-            _ => Poll::Pending,
+            if !asked.echo_only {
+                (0..script.n_tokens).for_each(|token| logprobs.push(script.output, token));
+            }
+            logprobs
+        });
+        let wants_prompt = asked.prompt_logprobs || (asked.echo && asked.logprobs.is_some());
+        Choice {
+            text,
+            ending: script.ending.clone(),
+            logprobs,
+            prompt_logprobs: if wants_prompt {
+                prompt_logprobs(&script.prompt.ids, &|id| text_of(&[id]))
+            } else {
+                Value::Null
+            },
+            token_ids: asked.return_token_ids.then(|| script.ids(0, script.n_tokens)),
+            prompt_token_ids: asked.return_token_ids.then(|| script.prompt.ids.to_vec()),
         }
     }
 }
 
-/// A body of one piece, sent chunked like every stream.
-struct Once {
-    bytes: Option<Bytes>,
+fn prompt_text(prompt: &Prompt, text_of: TextOf<'_>) -> String {
+    prompt.text.clone().unwrap_or_else(|| text_of(&prompt.ids))
 }
 
-impl Stream for Once {
-    type Item = Result<Bytes, Infallible>;
-
-    fn poll_next(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        Poll::Ready(self.bytes.take().map(Ok))
-    }
-}
-
-/// A body that breaks off.
-struct Cut {
-    half: Option<Bytes>,
-}
-
-impl Stream for Cut {
-    type Item = Result<Bytes, io::Error>;
-
-    fn poll_next(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        Poll::Ready(Some(self.half.take().ok_or_else(|| io::Error::other("injected truncation"))))
+fn push_prompt(logprobs: &mut TokenLogprobs, prompt: &Prompt, text_of: TextOf<'_>) {
+    for (index, id) in prompt.ids.iter().enumerate() {
+        logprobs.push_prompt(text_of(&[*id]), *id, index);
     }
 }

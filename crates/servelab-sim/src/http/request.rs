@@ -3,11 +3,15 @@
 
 use std::sync::Arc;
 
-use serde_json::{Map, Value};
+use serde_json::Value;
 
-use super::App;
-use super::refuse::ApiError;
-use crate::text::render_chat;
+use super::fields::{Fields, token_ids};
+use super::refuse::{ApiError, Violation, python, summary};
+use super::sampling;
+use crate::config::ServerConfig;
+use crate::flags::version_key;
+use crate::handover::KvParams;
+use crate::text::{PromptTokenizer, render_chat};
 
 /// Which API a request came through.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -18,14 +22,21 @@ pub(super) enum Endpoint {
     Chat,
 }
 
+/// One prompt.
+#[derive(Debug, Clone)]
+pub(super) struct Prompt {
+    pub(super) ids: Arc<[u32]>,
+    /// As it came; `None` when it came as token ids.
+    pub(super) text: Option<String>,
+}
+
 /// A checked request.
 #[derive(Debug)]
 pub(super) struct Asked {
     pub(super) endpoint: Endpoint,
     /// The served name that was asked for.
     pub(super) model: String,
-    /// One entry per prompt, as token ids.
-    pub(super) prompts: Vec<Arc<[u32]>>,
+    pub(super) prompts: Vec<Prompt>,
     /// Choices per prompt.
     pub(super) n: u32,
     /// Output limit of each prompt.
@@ -33,262 +44,281 @@ pub(super) struct Asked {
     pub(super) min_tokens: u32,
     pub(super) ignore_eos: bool,
     pub(super) stop: Vec<String>,
+    pub(super) stop_token_ids: Vec<u32>,
+    pub(super) include_stop: bool,
     pub(super) stream: bool,
     pub(super) include_usage: bool,
     pub(super) continuous_usage: bool,
     pub(super) return_token_ids: bool,
+    /// Alternatives per token; `None`: no log-probabilities.
+    pub(super) logprobs: Option<u32>,
+    pub(super) prompt_logprobs: bool,
+    /// The answer begins with the prompt.
+    pub(super) echo: bool,
+    /// Nothing is to be generated: `max_tokens` 0 with `echo`.
+    pub(super) echo_only: bool,
+    pub(super) stream_interval: u32,
     pub(super) request_seed: u64,
     pub(super) request_id: Option<String>,
-}
-
-struct Fields(Map<String, Value>);
-
-impl Fields {
-    fn present(&self, name: &str) -> Option<&Value> {
-        self.0.get(name).filter(|value| !value.is_null())
-    }
-
-    fn integer(&self, name: &str) -> Result<Option<i64>, ApiError> {
-        let Some(value) = self.present(name) else { return Ok(None) };
-        let parsed = match value {
-            Value::String(text) => text.parse().ok(),
-            Value::Number(number) => number.as_i64(),
-            _ => None,
-        };
-        parsed.map(Some).ok_or_else(|| {
-            let (kind, text) = match value {
-                Value::String(_) => {
-                    ("int_parsing", "Input should be a valid integer, unable to parse string as an integer")
-                }
-                Value::Number(_) => {
-                    ("int_from_float", "Input should be a valid integer, got a number with a fractional part")
-                }
-                _ => ("int_type", "Input should be a valid integer"),
-            };
-            ApiError::field(name, kind, text, value)
-        })
-    }
-
-    fn switch(&self, name: &str) -> Result<bool, ApiError> {
-        match self.present(name) {
-            None => Ok(false),
-            Some(Value::Bool(value)) => Ok(*value),
-            Some(other) => Err(ApiError::field(name, "bool_parsing", "Input should be a valid boolean", other)),
-        }
-    }
-
-    fn number(&self, name: &str) -> Result<Option<f64>, ApiError> {
-        match self.present(name) {
-            None => Ok(None),
-            Some(value) => value
-                .as_f64()
-                .map(Some)
-                .ok_or_else(|| ApiError::field(name, "float_type", "Input should be a valid number", value)),
-        }
-    }
-}
-
-fn object(body: &[u8]) -> Result<Fields, ApiError> {
-    match serde_json::from_slice(body) {
-        Ok(Value::Object(map)) => Ok(Fields(map)),
-        Ok(other) => Err(ApiError::field("", "model_attributes_type", "Input should be a valid dictionary", &other)),
-        Err(error) => Err(ApiError::json(&error)),
-    }
+    /// Smaller is earlier.
+    pub(super) priority: i32,
+    pub(super) kv: Option<KvParams>,
 }
 
 /// Parses and checks a generation request.
-pub(super) fn parse(app: &App, endpoint: Endpoint, body: &[u8]) -> Result<Asked, ApiError> {
-    let fields = object(body)?;
-    let config = app.config();
+pub(super) fn parse(
+    config: &ServerConfig,
+    tokenizer: &PromptTokenizer,
+    endpoint: Endpoint,
+    body: &[u8],
+) -> Result<Asked, ApiError> {
+    let fields = Fields::parse(body)?;
+    let is_chat = endpoint == Endpoint::Chat;
+    sampling::check_before_types(&fields, endpoint)?;
+    let sampling = sampling::read(&fields, endpoint)?;
+    let model = fields.text("model")?;
+    let stream = fields.is_set("stream")?;
+    let options = fields.object("stream_options")?.unwrap_or_default();
+    let include_usage = options.is_set("include_usage")?;
+    // Continuous statistics are given only together with usage.
+    let continuous_usage = include_usage && options.is_set("continuous_usage_stats")?;
+    let echo = !is_chat && fields.is_set("echo")?;
+    let source = match endpoint {
+        Endpoint::Completions => Source::Prompts(given_prompts(&fields)?),
+        Endpoint::Chat => Source::Chat(chat_text(&fields)?),
+    };
     let served = &config.served_names;
-    let model = match fields.present("model") {
+    let model = match model {
         None => served.first().cloned().unwrap_or_default(),
-        Some(Value::String(name)) if served.contains(name) => name.clone(),
-        Some(Value::String(name)) => return Err(ApiError::model(name, served)),
-        Some(other) => return Err(ApiError::field("model", "string_type", "Input should be a valid string", other)),
+        Some(name) if served.iter().any(|known| known == name) => name.to_owned(),
+        Some(name) => return Err(ApiError::no_model(name, served)),
     };
-    let prompts = match endpoint {
-        Endpoint::Completions => completion_prompts(app, &fields)?,
-        Endpoint::Chat => vec![chat_prompt(app, &fields)?],
-    };
-    let n = fields.integer("n")?.unwrap_or(1);
-    if !(1..=128).contains(&n) {
-        return Err(ApiError::bad_value("n", format!("n must be at least 1 and at most 128, got {n}.")));
+    if fields.present("suffix").is_some() && !is_chat {
+        return Err(ApiError::about("suffix", "suffix is only supported for models with FIM completion rendering"));
     }
-    if let Some(temperature) = fields.number("temperature")?
-        && temperature < 0.0
-    {
-        return Err(ApiError::bad_value(
-            "temperature",
-            format!("temperature must be non-negative, got {temperature}."),
-        ));
+    let has_tools = fields.present("tools").and_then(Value::as_array).is_some_and(|tools| !tools.is_empty());
+    let choice = fields.present("tool_choice");
+    if has_tools && choice.is_none_or(|choice| choice.as_str() == Some("auto")) && !config.auto_tool_choice {
+        let text = "\"auto\" tool choice requires --enable-auto-tool-choice and --tool-call-parser to be set";
+        return Err(ApiError::bad_request(text));
     }
-    let limit = match endpoint {
-        Endpoint::Chat => match fields.integer("max_completion_tokens")? {
-            Some(limit) => Some(limit),
-            None => fields.integer("max_tokens")?,
-        },
+    let is_old = version_key(&config.version) < (0, 12);
+    if is_old && fields.integer("best_of")?.is_some_and(|best_of| best_of > 1) {
+        return Err(ApiError::bad_request("vLLM V1 does not yet support best_of."));
+    }
+    let given_limit = match (is_chat, fields.integer("max_completion_tokens")?) {
+        (true, Some(limit)) => Some(limit),
+        (true, None) => fields.integer("max_tokens")?,
         // OpenAI's historical default.
-        Endpoint::Completions => Some(fields.integer("max_tokens")?.unwrap_or(16)),
+        (false, _) => Some(fields.integer("max_tokens")?.unwrap_or(16)),
     };
-    let max_tokens = prompts
-        .iter()
-        .map(|prompt| output_limit(config.max_model_len, prompt.len(), limit))
-        .collect::<Result<_, _>>()?;
-    let min_tokens = fields.integer("min_tokens")?.unwrap_or(0);
-    if min_tokens < 0 || limit.is_some_and(|limit| min_tokens > limit) {
-        let text =
-            format!("min_tokens must be less than or equal to max_tokens={}, got {min_tokens}.", limit.unwrap_or(0));
-        return Err(ApiError::bad_value("min_tokens", text));
+    let echo_only = echo && given_limit == Some(0);
+    let limit = if echo_only { Some(1) } else { given_limit };
+    let limit_name = if is_chat && fields.present("max_completion_tokens").is_some() {
+        "max_completion_tokens"
+    } else {
+        "max_tokens"
+    };
+    let prompts = source.tokenise(config, tokenizer, limit_name, limit)?;
+    let max_tokens =
+        prompts.iter().map(|prompt| output_limit(config, prompt.ids.len(), limit)).collect::<Result<Vec<_>, _>>()?;
+    sampling.check(max_tokens.iter().copied().max(), config)?;
+    let priority = fields.integer("priority")?.unwrap_or(0);
+    if is_old && priority != 0 && config.scheduling_policy != "priority" {
+        let text = format!("Got priority {priority} but Priority scheduling is not enabled.");
+        return Err(ApiError::bad_request(text));
     }
-    let stream = fields.switch("stream")?;
-    let options = Fields(match fields.present("stream_options") {
-        None => Map::new(),
-        Some(_) if !stream => {
-            return Err(ApiError::bad_value(
-                "stream_options",
-                "Stream options can only be defined when `stream=True`.",
-            ));
-        }
-        Some(Value::Object(map)) => map.clone(),
-        Some(other) => {
-            return Err(ApiError::field("stream_options", "model_type", "Input should be a valid dictionary", other));
-        }
-    });
     Ok(Asked {
         endpoint,
         model,
-        prompts,
-        n: u32::try_from(n).unwrap_or(1),
+        n: sampling.n,
         max_tokens,
-        min_tokens: u32::try_from(min_tokens).unwrap_or(u32::MAX),
-        ignore_eos: fields.switch("ignore_eos")?,
-        stop: stop_strings(&fields)?,
+        min_tokens: u32::try_from(sampling.min_tokens).unwrap_or(u32::MAX),
+        ignore_eos: fields.is_set("ignore_eos")?,
+        stop: sampling.stop,
+        stop_token_ids: sampling.stop_token_ids,
+        include_stop: fields.is_set("include_stop_str_in_output")?,
         stream,
-        include_usage: options.switch("include_usage")?,
-        continuous_usage: options.switch("continuous_usage_stats")?,
-        return_token_ids: fields.switch("return_token_ids")?,
+        include_usage,
+        continuous_usage,
+        return_token_ids: fields.is_set("return_token_ids")?,
+        logprobs: sampling.logprobs,
+        prompt_logprobs: sampling.prompt_logprobs,
+        echo,
+        echo_only,
+        stream_interval: u32::try_from(fields.integer("stream_interval")?.unwrap_or(1)).unwrap_or(1),
         request_seed: fields.integer("seed")?.unwrap_or(0).cast_unsigned(),
-        request_id: fields.present("request_id").and_then(Value::as_str).map(str::to_owned),
+        request_id: fields.text("request_id")?.map(str::to_owned),
+        priority: i32::try_from(priority).unwrap_or(if priority < 0 { i32::MIN } else { i32::MAX }),
+        kv: fields.object("kv_transfer_params")?.map(|params| KvParams::read(&params.0)),
+        prompts,
     })
 }
 
-/// The text that /tokenize is asked about.
-pub(super) fn tokenize_text(body: &[u8]) -> Result<String, ApiError> {
-    let fields = object(body)?;
+/// What /tokenize is asked about.
+pub(super) fn tokenize_text(fields: &Fields) -> Result<String, ApiError> {
     if fields.present("messages").is_some() {
-        return chat_text(&fields);
+        return chat_text(fields);
     }
-    match fields.present("prompt") {
-        Some(Value::String(text)) => Ok(text.clone()),
-        other => Err(ApiError::field(
-            "prompt",
-            "string_type",
-            "Input should be a valid string",
-            other.unwrap_or(&Value::Null),
-        )),
+    fields.text("prompt")?.map(str::to_owned).ok_or_else(|| {
+        let input = format!("'<dict of {} items>'", fields.0.len());
+        let missing = |at| Violation { at, kind: "missing", text: "Field required", input: &input, ctx: "" };
+        ApiError::models(&[missing("body.prompt"), missing("body.messages")])
+    })
+}
+
+enum Given {
+    Text(String),
+    Ids(Vec<u32>),
+}
+
+enum Source {
+    Prompts(Vec<Given>),
+    Chat(String),
+}
+
+impl Source {
+    /// Tokens of every prompt; one that is too long or not of this vocabulary is refused.
+    fn tokenise(
+        self,
+        config: &ServerConfig,
+        tokenizer: &PromptTokenizer,
+        limit_name: &str,
+        limit: Option<i64>,
+    ) -> Result<Vec<Prompt>, ApiError> {
+        let is_old = version_key(&config.version) < (0, 12);
+        if let Some(limit) = limit.filter(|limit| !is_old && *limit > i64::from(config.max_model_len)) {
+            let text = format!(
+                "{limit_name}={limit} cannot be greater than max_model_len={}. Please request fewer output tokens.",
+                config.max_model_len
+            );
+            return Err(ApiError::value(limit_name, &limit.to_string(), &text));
+        }
+        let given = match self {
+            Self::Chat(text) => vec![Given::Text(text)],
+            Self::Prompts(prompts) => prompts,
+        };
+        let mut prompts = Vec::with_capacity(given.len());
+        for given in given {
+            let is_text = matches!(given, Given::Text(_));
+            let prompt = match given {
+                Given::Text(text) => Prompt { ids: tokenizer.encode(&text).into(), text: Some(text) },
+                Given::Ids(ids) => Prompt { ids: ids.into(), text: None },
+            };
+            if prompt.ids.len() > config.max_model_len as usize {
+                return Err(too_long(config, prompt.ids.len(), is_text));
+            }
+            if let Some(id) = prompt.ids.iter().find(|id| **id >= MOST_TOKEN_IDS) {
+                return Err(ApiError::bad_request(format!("Token id {id} is out of vocabulary")));
+            }
+            if prompt.ids.is_empty() {
+                return Err(ApiError::bad_request("The decoder prompt cannot be empty"));
+            }
+            prompts.push(prompt);
+        }
+        Ok(prompts)
     }
 }
 
-fn output_limit(max_model_len: u32, n_prompt: usize, limit: Option<i64>) -> Result<u32, ApiError> {
+/// No model has a larger vocabulary. The simulator knows no vocabulary of its own and takes any smaller id.
+const MOST_TOKEN_IDS: u32 = 1_000_000;
+
+fn too_long(config: &ServerConfig, n_prompt: usize, is_text: bool) -> ApiError {
+    let max_model_len = config.max_model_len;
+    if version_key(&config.version) < (0, 12) {
+        return ApiError::bad_request(format!(
+            "This model's maximum context length is {max_model_len} tokens. However, your request has {n_prompt} input \
+             tokens. Please reduce the length of the input messages."
+        ));
+    }
+    // Texts are tokenised only as far as needed to know that they are too long.
+    let (qualifier, n_prompt) = if is_text { ("at least ", max_model_len as usize + 1) } else { ("", n_prompt) };
+    let text = format!(
+        "This model's maximum context length is {max_model_len} tokens. However, your prompt contains \
+         {qualifier}{n_prompt} input tokens, which exceeds this limit even without any output tokens. Please reduce the \
+         length of the input prompt."
+    );
+    ApiError::value("input_tokens", &n_prompt.to_string(), &text)
+}
+
+/// Current versions give what room there is; older ones refuse a limit that does not fit.
+fn output_limit(config: &ServerConfig, n_prompt: usize, limit: Option<i64>) -> Result<u32, ApiError> {
+    let max_model_len = config.max_model_len;
     let room = i64::from(max_model_len) - n_prompt as i64;
-    match limit {
-        Some(limit) if limit < 1 => {
-            Err(ApiError::bad_value("max_tokens", format!("max_tokens must be at least 1, got {limit}.")))
-        }
-        Some(limit) if limit > i64::from(max_model_len) => Err(ApiError::bad_value(
-            "max_tokens",
-            format!(
-                "max_tokens={limit} cannot be greater than max_model_len={max_model_len}. Please request fewer output \
-                 tokens. (parameter=max_tokens, value={limit})"
-            ),
-        )),
-        limit if limit.unwrap_or(1) > room => {
-            let wanted = limit.unwrap_or(1);
-            let total = n_prompt as i64 + wanted;
-            Err(ApiError::bad_value(
-                "input_tokens",
-                format!(
-                    "This model's maximum context length is {max_model_len} tokens. However, you requested {wanted} \
-                     output tokens and your prompt contains {n_prompt} input tokens, for a total of {total} tokens. \
-                     Please reduce the length of the input prompt or the number of requested output tokens. \
-                     (parameter=input_tokens, value={n_prompt})"
-                ),
-            ))
-        }
-        limit => Ok(u32::try_from(limit.unwrap_or(room)).unwrap_or(max_model_len)),
+    if let Some(limit) = limit.filter(|limit| *limit > room && version_key(&config.version) < (0, 12)) {
+        return Err(ApiError::bad_request(format!(
+            "'max_tokens' or 'max_completion_tokens' is too large: {limit}. This model's maximum context length is \
+             {max_model_len} tokens and your request has {n_prompt} input tokens ({limit} > {max_model_len} - {n_prompt})."
+        )));
     }
+    let limit = limit.map_or(room, |limit| limit.min(room));
+    if limit < 1 {
+        let text = format!("max_tokens must be at least 1, got {limit}.");
+        return Err(ApiError::value("max_tokens", &limit.to_string(), &text));
+    }
+    Ok(u32::try_from(limit).unwrap_or(max_model_len))
 }
 
-fn completion_prompts(app: &App, fields: &Fields) -> Result<Vec<Arc<[u32]>>, ApiError> {
-    let missing = || ApiError::bad_value("prompt", "Either prompt or prompt_embeds must be provided and non-empty.");
-    let wrong = |value: &Value| {
-        ApiError::field(
-            "prompt",
-            "string_type",
-            "Input should be a valid string, a list of strings or of token ids",
-            value,
-        )
+fn given_prompts(fields: &Fields) -> Result<Vec<Given>, ApiError> {
+    let Some(prompt) = fields.present("prompt").filter(|prompt| prompt.as_str() != Some("")) else {
+        let text = "Either prompt or prompt_embeds must be provided and non-empty.";
+        return Err(ApiError::parameter("prompt", text));
     };
-    let prompts: Vec<Vec<u32>> = match fields.present("prompt") {
-        None => return Err(missing()),
-        Some(Value::String(text)) => vec![app.tokenizer.encode(text)],
-        Some(Value::Array(items)) if items.iter().all(Value::is_u64) => vec![token_ids(items).ok_or_else(missing)?],
-        Some(Value::Array(items)) => items
+    let parsed = match prompt {
+        Value::String(text) => Some(vec![Given::Text(text.clone())]),
+        Value::Array(items) if items.is_empty() => {
+            return Err(ApiError::bad_request("You must pass at least one prompt"));
+        }
+        Value::Array(items) if items.iter().all(Value::is_number) => token_ids(items).map(|ids| vec![Given::Ids(ids)]),
+        Value::Array(items) => items
             .iter()
             .map(|item| match item {
-                Value::String(text) => Ok(app.tokenizer.encode(text)),
-                Value::Array(ids) => token_ids(ids).ok_or_else(|| wrong(item)),
-                other => Err(wrong(other)),
+                Value::String(text) => Some(Given::Text(text.clone())),
+                Value::Array(ids) => token_ids(ids).map(Given::Ids),
+                _ => None,
             })
-            .collect::<Result<_, _>>()?,
-        Some(other) => return Err(wrong(other)),
+            .collect(),
+        _ => None,
     };
-    if prompts.is_empty() || prompts.iter().any(Vec::is_empty) {
-        return Err(missing());
-    }
-    Ok(prompts.into_iter().map(Arc::from).collect())
-}
-
-fn token_ids(items: &[Value]) -> Option<Vec<u32>> {
-    items.iter().map(|item| item.as_u64().and_then(|id| u32::try_from(id).ok())).collect()
-}
-
-fn chat_prompt(app: &App, fields: &Fields) -> Result<Arc<[u32]>, ApiError> {
-    Ok(app.tokenizer.encode(&chat_text(fields)?).into())
+    parsed.ok_or_else(|| {
+        // The four alternatives, each with its complaint.
+        let input = summary(prompt);
+        let complaint = |kind, text| Violation { at: "body.prompt", kind, text, input: &input, ctx: "" };
+        let no_list = complaint("list_type", "Input should be a valid list");
+        ApiError::models(&[no_list, no_list, complaint("string_type", "Input should be a valid string"), no_list])
+    })
 }
 
 fn chat_text(fields: &Fields) -> Result<String, ApiError> {
-    let missing = |value: &Value| ApiError::field("messages", "list_type", "Input should be a valid list", value);
     let messages = match fields.present("messages") {
-        Some(Value::Array(messages)) if !messages.is_empty() => messages,
-        other => return Err(missing(other.unwrap_or(&Value::Null))),
+        Some(Value::Array(messages)) => messages,
+        Some(other) => return Err(ApiError::field("messages", "list_type", "Input should be a valid list", other)),
+        None => {
+            let input = format!("'<dict of {} items>'", fields.0.len());
+            return Err(ApiError::model("body.messages", "missing", "Field required", &input, ""));
+        }
     };
     let mut turns = Vec::with_capacity(messages.len());
-    for message in messages {
-        let role = message.get("role").and_then(Value::as_str).ok_or_else(|| missing(message))?;
+    for (index, message) in messages.iter().enumerate() {
+        let wrong = |what: &str, text: &str| {
+            let at = format!("body.messages.{index}.{what}");
+            ApiError::model(&at, "missing", text, &format!("'{}'", python(message)), "")
+        };
+        let role = message.get("role").and_then(Value::as_str).ok_or_else(|| wrong("role", "Field required"))?;
         let content = match message.get("content") {
             None | Some(Value::Null) => String::new(),
             Some(Value::String(text)) => text.clone(),
             Some(Value::Array(parts)) => {
                 parts.iter().filter_map(|part| part.get("text").and_then(Value::as_str)).collect()
             }
-            Some(_) => return Err(missing(message)),
+            Some(_) => return Err(wrong("content", "Input should be a valid string")),
         };
         turns.push((role, content));
     }
-    Ok(render_chat(turns.iter().map(|(role, content)| (*role, content.as_str()))))
-}
-
-fn stop_strings(fields: &Fields) -> Result<Vec<String>, ApiError> {
-    match fields.present("stop") {
-        None => Ok(Vec::new()),
-        Some(Value::String(text)) => Ok(vec![text.clone()]),
-        Some(Value::Array(items)) if items.iter().all(Value::is_string) => {
-            Ok(items.iter().filter_map(Value::as_str).map(str::to_owned).collect())
-        }
-        Some(other) => {
-            Err(ApiError::field("stop", "string_type", "Input should be a valid string or list of strings", other))
-        }
+    if turns.is_empty() {
+        return Err(ApiError::bad_request(
+            "Cannot apply chat template to an empty conversation. Provide at least one message.",
+        ));
     }
+    Ok(render_chat(turns.iter().map(|(role, content)| (*role, content.as_str()))))
 }

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use clap::Args;
 use servelab_data::{Tokenizer, TokenizerSource};
-use servelab_sim::{FailSpec, PromptTokenizer, SimError, SimSettings, parse_serving_flags};
+use servelab_sim::{FailSpec, PromptTokenizer, SimEnv, SimError, SimSettings, parse_serving_flags};
 
 use crate::error::CommandError;
 use crate::study_input::BUILTIN_TOKENIZER;
@@ -22,8 +22,10 @@ use crate::ui::Ui;
       --gpu NAME               GPU to simulate [default: H100-SXM5-80GB]
       --tp N                   tensor parallel size
       --speedup X              simulated seconds per real second [default: 1]
-      --fail SPEC              inject a failure (may be repeated): crash:N hang:N slow:FACTOR 503:FRACTION
-                               inband:FRACTION truncate:FRACTION zero:FRACTION oom_start start_delay:SECONDS
+      --fail SPEC              inject a failure (may be repeated): crash:N kill_rank:N[@RANK] oom:N hang:N
+                               slow:FACTOR[@N] 503:FRACTION inband:FRACTION[@TOKENS] truncate:FRACTION[@TOKENS]
+                               reset:FRACTION[@TOKENS] zero:FRACTION kv_transfer:FRACTION oom_start
+                               start_delay:SECONDS
       --sim-seed N             seed of output texts and injected failures [default: 0]
       --engine-version V       the vLLM version to claim [default: 0.32.0]
       --tokenizer DIR|builtin  tokenizer that counts prompts [default: builtin]
@@ -126,8 +128,12 @@ pub(crate) fn sim(args: SimArgs, ui: Ui) -> Result<ExitCode, CommandError> {
         Some(path) => TokenizerSource::Path(path.into()),
     };
     let tokenizer = Tokenizer::load(&source)?;
+    let tokenizer = Arc::new(tokenizer);
+    let decoder = Arc::clone(&tokenizer);
     settings.tokenizer =
         PromptTokenizer::Encode(Arc::new(move |text: &str| tokenizer.encode(text).unwrap_or_default()));
+    settings.decode = Some(Arc::new(move |ids: &[u32]| decoder.decode(ids).ok()));
+    settings.env = SimEnv::read(|name| std::env::var(name).ok());
     settings.log = Arc::new(move |line: &str| ui.always(line));
     let stop = Arc::new(AtomicBool::new(false));
     for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
@@ -148,9 +154,10 @@ pub(crate) fn sim(args: SimArgs, ui: Ui) -> Result<ExitCode, CommandError> {
 
 fn sim_error(error: SimError) -> CommandError {
     match error {
-        SimError::InjectedCrash { .. } | SimError::Refused(_) | SimError::InjectedOutOfMemory(_) => {
-            CommandError::failed(error.to_string())
-        }
+        SimError::InjectedCrash { .. }
+        | SimError::InjectedEngineDeath
+        | SimError::Refused(_)
+        | SimError::InjectedOutOfMemory(_) => CommandError::failed(error.to_string()),
         other => CommandError::usage(other.to_string()),
     }
 }

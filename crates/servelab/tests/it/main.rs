@@ -20,6 +20,7 @@ mod run;
 mod schema;
 mod scripts;
 mod shards;
+mod sim;
 mod stops;
 mod traces;
 mod traffic;

@@ -9,6 +9,7 @@ use servelab_core::metrics::counter_resets;
 use servelab_core::result::BenchResult;
 use servelab_core::verdict::{CellEvidence, judge};
 use servelab_load::prometheus::{ScrapeOptions, ScrapeOutcome, ScrapeTarget, Scraper};
+use servelab_load::simtime::slow_samples;
 use servelab_load::{
     Endpoint, FinishedRequest, LiveCounts, LoadControl, LoadError, LoadOutcome, LoadSpec, RecordSink, http, run_load,
 };
@@ -46,12 +47,18 @@ pub(super) fn measure(
     ui: Ui,
 ) -> Result<Measured, CommandError> {
     let Company { observer, is_lost, scrapes } = company;
-    let Trial { spec, load, slo, ignore_eos, slots_pause, planned, api_key } = trial;
+    let Trial { mut spec, load, slo, ignore_eos, slots_pause, planned, api_key } = trial;
     std::fs::create_dir_all(folder)
         .map_err(|error| CommandError::failed(format!("cannot make `{}`: {error}", folder.display())))?;
     let metrics_url = format!("{}/metrics", root_url(&spec.target.base_url));
-    let has_metrics = scrapes
-        && http::get_text(&metrics_url, METRICS_TIMEOUT, api_key.as_ref()).is_ok_and(|reply| reply.is_success());
+    let page = http::get_text(&metrics_url, METRICS_TIMEOUT, api_key.as_ref());
+    if let Some(speedup) = page.as_ref().ok().and_then(|reply| reply.speedup) {
+        spec.speedup = speedup;
+        ui.say(&format!("simulated server: its time runs {speedup} times as fast; results are in its time"));
+    }
+    let is_simulated = page.as_ref().is_ok_and(|reply| reply.speedup.is_some());
+    let speedup = spec.speedup;
+    let has_metrics = scrapes && page.is_ok_and(|reply| reply.is_success());
     let scraper = if has_metrics {
         let target = ScrapeTarget { node: "server".to_owned(), url: metrics_url };
         let options = ScrapeOptions { interval_ns: SCRAPE_INTERVAL_NS, api_key, ..ScrapeOptions::default() };
@@ -67,7 +74,10 @@ pub(super) fn measure(
     let loaded = drive(spec, &mut observed, planned, is_lost, switch, ui)?;
     let precision = observed.observer.precision();
     let BenchSink { files: sink, texts } = sink;
-    let scraped = scraper.map(Scraper::stop);
+    let mut scraped = scraper.map(Scraper::stop);
+    if let Some(scraped) = &mut scraped {
+        slow_samples(&mut scraped.samples, speedup);
+    }
     let outcome = match loaded {
         Ok(outcome) => outcome,
         Err(error) => {
@@ -84,6 +94,7 @@ pub(super) fn measure(
     result.precision = precision;
     let mut evidence = CellEvidence::new(&result, &load, requests);
     evidence.metrics_expected = scraped.is_some();
+    evidence.simulated = is_simulated;
     evidence.ignore_eos = ignore_eos;
     evidence.slots_pause = slots_pause;
     evidence.server_resets = counter_resets(prom, outcome.window_start_ns, outcome.window_end_ns);
