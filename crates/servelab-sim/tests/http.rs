@@ -398,6 +398,12 @@ fn failures_come_after_their_number_of_tokens() {
     let in_band = Server::start("", &["inband:1@4"]).post("/v1/completions", &streamed).events();
     let text: String = in_band.iter().filter_map(|event| event["choices"][0]["text"].as_str()).collect();
     assert_eq!((text.split_whitespace().count(), &in_band.last().expect("events")["error"]["code"]), (4, &json!(500)));
+    // What broke off leaves nothing behind that is in the way of later requests.
+    let server = Server::start("", &["inband:1@4"]);
+    for _ in 0..3 {
+        assert_eq!(server.post("/v1/completions", &streamed).status, 200);
+    }
+    server.until("vllm:num_requests_running{", 0.0);
     let server = Server::start("", &["reset:1@3"]);
     let mut stream = server.send("POST", "/v1/completions", &streamed.to_string());
     let mut raw = Vec::new();

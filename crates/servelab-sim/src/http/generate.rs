@@ -235,6 +235,11 @@ impl Job {
         }
     }
 
+    /// Ids of the choices that the engine is not done with.
+    pub(super) fn unfinished(&self) -> impl Iterator<Item = u64> + '_ {
+        self.lines.iter().filter(|line| !line.is_finished).map(|line| line.id)
+    }
+
     /// Tokens of the longest choice.
     pub(super) fn longest_output(&self) -> u32 {
         self.lines.iter().map(|line| line.n_output).max().unwrap_or(0)

@@ -273,6 +273,8 @@ impl Server {
     pub(super) fn finish_job(&mut self, place: usize) {
         let Some(job) = self.jobs.remove(place) else { return };
         self.app.note_finished(&job);
+        // An answer that an injected failure ended early: its ids will be used again.
+        job.unfinished().for_each(|id| self.app.live.abort(id));
         if let Some(conn) = self.conns.get_mut(job.conn) {
             conn.job = None;
         }

@@ -14,7 +14,7 @@ use super::{place, repository};
 const MODEL: &str = "meta-llama/Llama-3.1-8B";
 const CALL_LIMIT: std::time::Duration = std::time::Duration::from_secs(60);
 
-fn start<'a>(place: &'a Place, options: &[&str]) -> (Spawned, String) {
+fn start(place: &Place, options: &[&str]) -> (Spawned, String) {
     let line = format!("sim --listen 127.0.0.1:0 --model {MODEL} --max-model-len 4096");
     let mut sim = place.servelab(&line).args(options).spawn();
     sim.wait_for("servelab sim listens on ");
