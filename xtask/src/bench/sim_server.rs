@@ -66,7 +66,8 @@ struct Row {
 
 impl Row {
     fn is_held(&self) -> bool {
-        self.failed == 0 && self.events_per_s >= 0.97 * self.asked && self.itl_p50_ms <= 1.05 * self.asked_itl_ms
+        // Between two answers a stream waits for its prompt: a few of a hundred gaps are no tokens.
+        self.failed == 0 && self.events_per_s >= 0.93 * self.asked && self.itl_p50_ms <= 1.05 * self.asked_itl_ms
     }
 }
 
@@ -85,7 +86,10 @@ pub(crate) fn sim_server(root: &Path, args: &SimServerArgs) -> Result<(), Box<dy
     let mut is_met = false;
     for rate in &args.rates {
         let asked_itl_ms = 1e3 * f64::from(args.streams) / rate;
-        let row = measure(&servelab, args, folder.path(), asked_itl_ms / base_ms, args.seconds, *rate)?;
+        // Every stream is answered twice in the window.
+        let output_tokens = (f64::from(args.seconds) * 1e3 / asked_itl_ms / 2.0).ceil() as u32;
+        let slow = asked_itl_ms / base_ms;
+        let row = measure(&servelab, args, folder.path(), slow, args.seconds, *rate, output_tokens)?;
         println!(
             "| {:.0} | {:.0} | {:.0} | {:.2} ({:.2}) | {:.2} | {:.0} % | {:.1} | {} |",
             row.asked,
@@ -109,7 +113,7 @@ pub(crate) fn sim_server(root: &Path, args: &SimServerArgs) -> Result<(), Box<dy
 /// How long an unslowed step with all streams takes, simulated milliseconds.
 fn own_step_ms(servelab: &Path, args: &SimServerArgs, folder: &Path) -> Result<f64, Box<dyn Error>> {
     const SLOW: f64 = 20.0;
-    let row = measure(servelab, args, folder, SLOW, 4, 1.0)?;
+    let row = measure(servelab, args, folder, SLOW, 4, 1.0, 4)?;
     Ok(row.itl_p50_ms / SLOW)
 }
 
@@ -120,18 +124,17 @@ fn measure(
     slow: f64,
     seconds: u32,
     asked: f64,
+    output_tokens: u32,
 ) -> Result<Row, Box<dyn Error>> {
     let server = start(servelab, args, slow)?;
     let before = page(&server.url)?;
     let out = folder.join("run");
-    // Long answers: nearly all the time is spent on tokens, and no stream ends before the others have begun.
-    let output_tokens = (f64::from(seconds) * 1e3 / (1e3 * f64::from(args.streams) / asked.max(10_000.0))).ceil();
     let output = Command::new("taskset")
         .args(["-c", &args.client_core.to_string()])
         .arg(servelab)
         .args(["bench", "--url", &server.url, "--model", "sim", "--endpoint", "completions", "--ignore-eos", "--json"])
         .args(["--concurrency", &args.streams.to_string(), "--duration", &seconds.to_string(), "--start", "burst"])
-        .args(["--input-tokens", "16", "--output-tokens", &format!("{:.0}", output_tokens.max(50.0) * 2.0)])
+        .args(["--input-tokens", "16", "--output-tokens", &output_tokens.to_string()])
         .args(["--events", "--out"])
         .arg(&out)
         .stderr(Stdio::null())
