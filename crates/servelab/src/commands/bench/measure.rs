@@ -54,7 +54,9 @@ pub(super) fn measure(
     let page = http::get_text(&metrics_url, METRICS_TIMEOUT, api_key.as_ref());
     if let Some(speedup) = page.as_ref().ok().and_then(|reply| reply.speedup) {
         spec.speedup = speedup;
-        ui.say(&format!("simulated server: its time runs {speedup} times as fast; results are in its time"));
+        if speedup != 1.0 {
+            ui.say(&format!("simulated server: its time runs {speedup} times as fast; results are in its time"));
+        }
     }
     let is_simulated = page.as_ref().is_ok_and(|reply| reply.speedup.is_some());
     let speedup = spec.speedup;
