@@ -331,12 +331,10 @@ fn saturating_u32(number: u64) -> u32 {
 
 /// Flags that vLLM acts on and this simulator does not (yet).
 fn not_simulated(settings: &SimSettings) -> Vec<String> {
-    const IGNORED: [&str; 11] = [
+    const IGNORED: [&str; 9] = [
         "speculative_config",
-        "kv_transfer_config",
         "decode_context_parallel_size",
         "prefill_context_parallel_size",
-        "scheduling_policy",
         "kv_offloading_size",
         "cpu_offload_gb",
         "enable_dbo",

@@ -170,6 +170,7 @@ impl EngineConfig {
             chunked_prefill: config.chunked_prefill,
             long_prefill_token_threshold: config.long_prefill_token_threshold,
             long_prefill_needs_company: rules.long_prefill_needs_company,
+            policy: if config.scheduling_policy == "priority" { Policy::Priority } else { Policy::Fcfs },
             prefix_caching: config.prefix_caching,
             reserve_full_prompt: rules.reserve_full_prompt,
             undeclared_blocks_first: rules.undeclared_blocks_first,
