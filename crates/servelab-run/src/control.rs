@@ -1,9 +1,10 @@
 //! The stop switch of a run. One request to stop ends it in order, a second one at once. Signals are only another finger
 //! on the same switch.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
+use std::sync::{Arc, OnceLock};
 use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
 
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::{Handle, Signals};
@@ -12,6 +13,14 @@ use signal_hook::iterator::{Handle, Signals};
 #[derive(Debug, Default)]
 pub struct RunControl {
     presses: AtomicU8,
+    deadline: OnceLock<Deadline>,
+}
+
+#[derive(Debug)]
+struct Deadline {
+    at: Instant,
+    /// A request to stop that comes at most so long before is the scheduler's warning of the same.
+    slack: Duration,
 }
 
 impl RunControl {
@@ -26,9 +35,22 @@ impl RunControl {
         let _ = self.presses.try_update(Relaxed, Relaxed, |presses| presses.checked_add(1));
     }
 
-    /// The run was asked to end.
+    /// The run ends in order at this instant, because its allocation ends soon after. The first call counts.
+    pub fn stop_at(&self, at: Instant) {
+        let left = at.saturating_duration_since(Instant::now());
+        // Slurm may warn up to a minute earlier than it was asked to.
+        let slack = if left > Duration::from_secs(600) { Duration::from_secs(60) } else { Duration::from_secs(2) };
+        let _ = self.deadline.set(Deadline { at, slack });
+    }
+
+    /// The run was asked to end, or its time is over.
     pub fn is_stopping(&self) -> bool {
-        self.presses.load(Relaxed) > 0
+        self.presses.load(Relaxed) > 0 || self.deadline.get().is_some_and(|deadline| Instant::now() >= deadline.at)
+    }
+
+    /// It is the end of the allocation that stops the run.
+    pub fn is_out_of_time(&self) -> bool {
+        self.deadline.get().is_some_and(|deadline| Instant::now() + deadline.slack >= deadline.at)
     }
 
     /// The run was asked more than once: servers get no time to end in order.
@@ -87,6 +109,18 @@ mod tests {
             }
         }
         drop(guard);
+    }
+
+    #[test]
+    fn the_end_of_the_allocation_stops_too() {
+        let control = RunControl::new();
+        assert!(!control.is_out_of_time());
+        control.stop_at(Instant::now() + Duration::from_secs(3600));
+        control.stop();
+        assert!(control.is_stopping() && !control.is_out_of_time(), "a person's wish, an hour before");
+        let control = RunControl::new();
+        control.stop_at(Instant::now());
+        assert!(control.is_stopping() && control.is_out_of_time() && !control.is_forced());
     }
 
     #[test]

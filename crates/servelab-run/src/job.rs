@@ -9,7 +9,10 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use serde::Serialize;
 use serde_json::Value;
 use servelab_core::ids::{CellId, JobId};
-use servelab_store::{AttemptDir, JobLife, Root, StoreError, write_json};
+use servelab_store::{AttemptDir, ClaimInfo, JobLife, Liveness, Root, StoreError, hostname, write_json};
+
+use crate::jobs::{BEATING_S, JobEvent, heartbeat_age_s, note};
+use crate::scheduler::{JobPhase, SchedulerId};
 
 const BEAT: Duration = Duration::from_secs(5);
 
@@ -34,8 +37,46 @@ pub fn new_job_id() -> std::io::Result<JobId> {
 pub(crate) fn job_life(root: &Root, job: &JobId) -> JobLife {
     match root.job_dir(job) {
         Ok(folder) if folder.join("exit.json").exists() => JobLife::Gone,
+        Ok(folder) => by_scheduler(&folder),
         _ => JobLife::Unknown,
     }
+}
+
+/// What the scheduler last said, as far as somebody wrote it down.
+fn by_scheduler(folder: &std::path::Path) -> JobLife {
+    let lines = servelab_store::read_json_lines::<crate::jobs::Entry>(&folder.join("scheduler.jsonl"));
+    let last = lines.ok().and_then(|mut lines| lines.values.pop());
+    match last.map(|entry| entry.event) {
+        Some(JobEvent::Report { report }) if report.phase == JobPhase::Running => JobLife::Running,
+        Some(JobEvent::Report { report }) if report.phase.is_over() => JobLife::Gone,
+        Some(JobEvent::Lost) => JobLife::Gone,
+        _ => JobLife::Unknown,
+    }
+}
+
+/// The record of a run inside a job that was submitted: `intent.json` is the submitter's.
+const RUN_FILE: &str = "run.json";
+
+/// Who runs a job at this moment: a script that is started a second time must leave it alone.
+pub fn running_elsewhere(root: &Root, job: &JobId) -> Result<Option<String>, StoreError> {
+    let folder = root.job_dir(job)?;
+    if folder.join("exit.json").exists() {
+        return Ok(None);
+    }
+    let Ok(owner) = servelab_store::read_json::<ClaimInfo>(&folder.join(RUN_FILE)) else { return Ok(None) };
+    let Some(age_s) = heartbeat_age_s(&folder.join("heartbeat"), unix_ns()) else { return Ok(None) };
+    let liveness = Liveness { grace_s: BEATING_S, ..Liveness::local(unix_ns()) };
+    Ok((!servelab_store::is_gone(&owner, age_s, &liveness)).then(|| owner.describe()))
+}
+
+/// The scheduler's id of the allocation that this process runs in.
+pub fn own_scheduler_id() -> Option<SchedulerId> {
+    let variable = |name: &str| std::env::var(name).ok();
+    let id = match (variable("SLURM_ARRAY_JOB_ID"), variable("SLURM_ARRAY_TASK_ID")) {
+        (Some(job), Some(task)) => Some(format!("{job}_{task}")),
+        _ => variable("SLURM_JOB_ID").or_else(|| variable("PBS_JOBID")),
+    };
+    SchedulerId::parse(&id?)
 }
 
 #[derive(Debug, Serialize)]
@@ -69,10 +110,16 @@ struct Held {
 }
 
 impl Job {
-    /// Writes `intent.json` and starts the heart.
+    /// Writes `intent.json`, or for a job that was submitted says that it has started, and starts the heart.
     pub(crate) fn start(root: &Root, job: &JobId, intent: &Value) -> Result<Self, StoreError> {
         let folder = root.job_dir(job)?;
-        write_json(&folder.join("intent.json"), intent)?;
+        if folder.join("intent.json").exists() {
+            keep_earlier_exit(&folder);
+            write_json(&folder.join(RUN_FILE), &ClaimInfo::of_this_process(Some(job.clone()), unix_ns()))?;
+            note(root, job, JobEvent::Started { scheduler_id: own_scheduler_id(), host: hostname() })?;
+        } else {
+            write_json(&folder.join("intent.json"), intent)?;
+        }
         let heart = Arc::new(Heart {
             state: Mutex::new(Held::default()),
             changed: Condvar::new(),
@@ -106,6 +153,19 @@ impl Job {
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
         }
+    }
+}
+
+/// A requeued job, or a script that is submitted again: what the earlier run wrote is kept beside.
+fn keep_earlier_exit(folder: &std::path::Path) {
+    let exit = folder.join("exit.json");
+    if !exit.exists() {
+        return;
+    }
+    let free = (1..).map(|n| folder.join(format!("exit-{n}.json"))).find(|path| !path.exists());
+    if let Some(path) = free {
+        // Should it fail, the new run's record replaces it.
+        let _ = std::fs::rename(&exit, path);
     }
 }
 

@@ -12,6 +12,7 @@ mod estimate;
 #[cfg(test)]
 mod fixtures;
 mod job;
+pub mod jobs;
 pub mod launch;
 mod observe;
 mod options;
@@ -24,13 +25,15 @@ mod records;
 mod resume;
 mod run;
 mod schedule;
+pub mod scheduler;
+pub mod script;
 mod server;
 pub mod serverlog;
 mod source;
 
 pub use control::{RunControl, SignalGuard};
 pub use error::RunError;
-pub use job::new_job_id;
+pub use job::{new_job_id, own_scheduler_id, running_elsewhere};
 pub use launch::Engine;
 pub use observe::{FailedCell, Observer, RunEvent, RunSummary, ServerPhase, SkippedCell};
 pub use options::{LaunchOptions, RunOptions};

@@ -98,6 +98,8 @@ fn outlook(code: &str) -> RetryOutlook {
         "server_exited" | "server_start_timeout" | "server_unhealthy" | "endpoint_unreachable" | "load_failed" => {
             RetryOutlook::MayRecover
         }
+        // Nothing was wrong with the cell; the limit keeps a node that kills every job from being fed for ever.
+        "node_fail" | "job_lost" => RetryOutlook::MayRecover,
         // Preflight stops a run whose engine is still missing, so a run that gets this far has another answer.
         "engine_not_found" => RetryOutlook::MayRecover,
         code => failure(code).map_or(RetryOutlook::Unknown, |failure| failure.retry),

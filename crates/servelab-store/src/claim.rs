@@ -235,6 +235,11 @@ fn make_claimed(attempt: &AttemptDir, info: &ClaimInfo) -> Result<bool, StoreErr
     renamed
 }
 
+/// True when the owner of a claim outside of an attempt is gone, by the rules of this module.
+pub fn is_gone(info: &ClaimInfo, heartbeat_age_s: u64, liveness: &Liveness<'_>) -> bool {
+    is_stale(Some(info), heartbeat_age_s, liveness)
+}
+
 fn is_stale(info: Option<&ClaimInfo>, heartbeat_age_s: u64, liveness: &Liveness<'_>) -> bool {
     let is_old = heartbeat_age_s > liveness.grace_s;
     let Some(info) = info else { return is_old };

@@ -15,7 +15,7 @@ mod table;
 mod vllm_bench;
 
 pub use attempt::{AttemptDir, AttemptState, FailureReport, StateChange, WindowInfo};
-pub use claim::{Claim, ClaimInfo, ClaimRequest, JobLife, Liveness, hostname};
+pub use claim::{Claim, ClaimInfo, ClaimRequest, JobLife, Liveness, hostname, is_gone};
 pub use curves::{CURVE_METRICS, load_curves};
 pub use error::StoreError;
 pub use files::{Durability, JsonLines, append_line, read_json, read_json_lines, write_atomic, write_json};

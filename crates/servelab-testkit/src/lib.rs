@@ -6,6 +6,7 @@
 
 mod command;
 mod json;
+mod pbs;
 mod place;
 mod process;
 mod snapshot;
@@ -14,6 +15,7 @@ mod wait;
 
 pub use command::{Output, Servelab, Spawned};
 pub use json::{at, keys, number, numbers, parse, strings, text};
+pub use pbs::FakePbs;
 pub use place::Place;
 pub use process::{marked_processes, send};
 pub use rustix::process::Signal;

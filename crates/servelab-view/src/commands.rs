@@ -36,9 +36,9 @@ impl HowToRun<'_> {
         words.join(" ")
     }
 
-    /// The command that measures.
+    /// The command that measures: here, or through the site's scheduler.
     pub fn measure(&self, extra: &[&str]) -> String {
-        self.command("run", extra)
+        self.command(if self.scheduler == Scheduler::Local { "run" } else { "submit" }, extra)
     }
 
     /// What to know before [`Self::measure`] at a site with a scheduler.
@@ -46,8 +46,9 @@ impl HowToRun<'_> {
         match self.scheduler {
             Scheduler::Local => None,
             Scheduler::Slurm | Scheduler::Pbs => Some(format!(
-                "Start it inside an allocation at {}: this version submits no jobs. `--engine sim` rehearses it here.",
-                self.site
+                "It submits jobs at {}; `{} --engine sim` rehearses the study on this machine.",
+                self.site,
+                self.command("run", &[])
             )),
         }
     }
@@ -95,7 +96,7 @@ mod tests {
         let here = HowToRun { study_file: "my study.yaml", ..HowToRun::default() };
         assert_eq!(here.measure(&["--only", "1A"]), "servelab run 'my study.yaml' --only 1A");
         let there = HowToRun { study_file: "a.yaml", scheduler: Scheduler::Pbs, site: "vista", root: Some("/r") };
-        assert_eq!(there.measure(&[]), "servelab run a.yaml --root /r");
+        assert_eq!(there.measure(&[]), "servelab submit a.yaml --root /r");
         assert!(here.note().is_none() && there.note().is_some_and(|note| note.contains("vista")));
         assert_eq!(
             (shell_word(""), shell_word("it's"), shell_word("a=1,b=2")),

@@ -37,8 +37,12 @@ pub(crate) enum Command {
     Run(commands::run::RunArgs),
     /// Measure one load against any OpenAI-compatible endpoint
     Bench(Box<commands::bench::BenchArgs>),
+    /// Hand a study to the site's scheduler; call it again to submit what is left
+    Submit(commands::submit::SubmitArgs),
     /// Show how far a study is and what failed
     Status(commands::status::StatusArgs),
+    /// Cancel a study's jobs
+    Cancel(commands::cancel::CancelArgs),
     /// Show the server logs of a point or cell
     Logs(commands::logs::LogsArgs),
     /// Write tables and reports of a study's results
@@ -90,6 +94,9 @@ pub(crate) struct StudyArgs {
     /// At most this many requests per cell; makes other cells
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) max_requests: Option<u32>,
+    /// Folder at which relative paths of the study begin, when it is not the study file's
+    #[arg(long, value_name = "DIR", hide = true)]
+    pub(crate) study_folder: Option<PathBuf>,
 }
 
 /// Engines by name.
@@ -124,7 +131,22 @@ impl StudyArgs {
             engine_bin: self.engine_bin.clone(),
             max_requests: self.max_requests,
             help_capture: None,
+            folder: self.study_folder.clone(),
         }
+    }
+
+    /// The options that change which engine runs, as they must be repeated in a job. `--set` is not among them: it is in
+    /// the study that the job reads.
+    pub(crate) fn engine_words(&self) -> Vec<String> {
+        let mut words = Vec::new();
+        let kind = self.engine.and_then(|engine| Some(engine.to_possible_value()?.get_name().to_owned()));
+        let requests = self.max_requests.map(|n| n.to_string());
+        for (option, value) in
+            [("--engine", kind), ("--engine-bin", self.engine_bin.clone()), ("--max-requests", requests)]
+        {
+            words.extend(value.into_iter().flat_map(|value| [option.to_owned(), value]));
+        }
+        words
     }
 }
 
@@ -154,6 +176,8 @@ fn dispatch(command: Command, ui: Ui) -> Result<ExitCode, CommandError> {
         Command::Dataset(args) => commands::dataset::dataset(args, ui),
         Command::Run(args) => commands::run::run(&args, ui),
         Command::Bench(args) => commands::bench::bench(&args, ui),
+        Command::Submit(args) => commands::submit::submit(&args, ui),
+        Command::Cancel(args) => commands::cancel::cancel(&args, ui),
         Command::Status(args) => commands::status::status(&args, ui),
         Command::Logs(args) => commands::logs::logs(&args, ui),
         Command::Report(args) => commands::report::report(&args, ui),

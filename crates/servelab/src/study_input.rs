@@ -38,6 +38,8 @@ pub(crate) struct Overrides {
     pub(crate) max_requests: Option<u32>,
     /// `--help-capture FILE`: a captured `--help=all` of the target environment.
     pub(crate) help_capture: Option<PathBuf>,
+    /// `--study-folder DIR`: where relative paths begin.
+    pub(crate) folder: Option<PathBuf>,
 }
 
 /// A study, ready to be expanded.
@@ -47,6 +49,8 @@ pub(crate) struct StudyInput {
     pub(crate) doc: Node,
     pub(crate) sources: SourceMap,
     pub(crate) site: Site,
+    /// The site file as read; `None` for this machine.
+    pub(crate) site_doc: Option<Node>,
     pub(crate) folder: PathBuf,
     pub(crate) model_path: String,
     pub(crate) tokenizer: TokenizerSource,
@@ -84,8 +88,8 @@ impl StudyInput {
         apply(&mut study, overrides);
         study::check::check(&study, &doc)?;
         check_injections(&study, &doc)?;
-        let folder = folder_of(&path_text);
-        let site = load_site(&study, overrides, &folder, sources, &doc)?;
+        let folder = overrides.folder.clone().unwrap_or_else(|| folder_of(&path_text));
+        let (site, site_doc) = load_site(&study, overrides, &folder, sources, &doc)?;
         let version = match &study.engine.version {
             Some(text) => VersionSpec::parse(text).ok(),
             None => None,
@@ -113,6 +117,7 @@ impl StudyInput {
             doc,
             sources: SourceMap::default(),
             site,
+            site_doc,
             folder,
             model_path,
             tokenizer,
@@ -294,10 +299,10 @@ fn load_site(
     folder: &Path,
     sources: &mut SourceMap,
     doc: &Node,
-) -> Result<Site, LoadError> {
+) -> Result<(Site, Option<Node>), LoadError> {
     let from_command_line = overrides.site.is_some();
     let Some(name) = overrides.site.as_ref().or(study.site.as_ref()) else {
-        return Ok(Site::local());
+        return Ok((Site::local(), None));
     };
     let is_path = name.contains('/') || name.ends_with(".yaml") || name.ends_with(".yml");
     let mut candidates = Vec::new();
@@ -309,7 +314,7 @@ fn load_site(
     }
     let Some(path) = candidates.iter().find(|path| path.is_file()) else {
         if name == "local" {
-            return Ok(Site::local());
+            return Ok((Site::local(), None));
         }
         let span = doc.at(&["site"]).map(|node| node.span).filter(|_| !from_command_line);
         let places: Vec<String> = candidates.iter().map(|path| format!("`{}`", path.display())).collect();
@@ -345,7 +350,7 @@ fn load_site(
             .with_hint(format!("known: {}", known.join(", ")))
             .into());
     }
-    Ok(site)
+    Ok((site, Some(site_doc)))
 }
 
 /// Replaces `${site.NAME}` by the site's path of that name.

@@ -83,8 +83,13 @@ pub fn run(
         finished_before: todo.finished,
         skipped: todo.skipped.clone(),
     });
+    let is_submitted = input.root.job_dir(&job_id)?.join("intent.json").exists();
+    if starts.is_empty() && is_submitted {
+        // Whoever tracks the job must learn that it is over.
+        Job::start(input.root, &job_id, &json!(null))?.finish("finished", json!({"cells": {}}))?;
+    }
     if starts.is_empty() {
-        // Nothing to do leaves no trace on disk.
+        // Nothing to do leaves no other trace on disk.
         observer.event(&RunEvent::Finished(summary.clone()));
         return Ok(summary);
     }
@@ -125,7 +130,8 @@ pub fn run(
             break;
         }
     }
-    let is_complete = run.ended == run.total && !run.summary.states.contains_key(&CellState::Cancelled);
+    let was_cut = [CellState::Cancelled, CellState::Timeout].iter().any(|state| run.summary.states.contains_key(state));
+    let is_complete = run.ended == run.total && !was_cut;
     let mut summary = run.summary;
     summary.interrupted = control.is_stopping() && !is_complete;
     summary.elapsed_s = started.elapsed().as_secs_f64();
@@ -135,7 +141,9 @@ pub fn run(
         Ok(()) => "finished",
     };
     let states: HashMap<&str, u64> = summary.states.iter().map(|(state, n)| (state.name(), *n)).collect();
-    let detail = json!({"cells": states, "error": outcome.as_ref().err().map(ToString::to_string)});
+    let cause = (summary.interrupted && control.is_out_of_time()).then_some("walltime");
+    let error = outcome.as_ref().err().map(ToString::to_string);
+    let detail = json!({"cells": states, "error": error, "cause": cause});
     let noted = job.finish(state, &detail).and_then(|()| recorder.job(&job_id, state, Some(detail)));
     outcome?;
     noted?;
@@ -475,6 +483,8 @@ impl<'a> Run<'a> {
         detail: Option<&str>,
         measured_s: Option<f64>,
     ) -> Result<(), RunError> {
+        let is_out_of_time = state == CellState::Cancelled && self.control.is_out_of_time();
+        let (state, code) = if is_out_of_time { (CellState::Timeout, Some("walltime")) } else { (state, code) };
         self.recorder.cell(&held.attempt, state, code, detail)?;
         self.job.release(&held.cell.id);
         self.held.retain(|attempt| attempt.cell() != &held.cell.id);

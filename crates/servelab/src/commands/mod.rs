@@ -1,6 +1,7 @@
 //! One file per command: what was typed, what it does. Printing goes through `Ui`.
 
 pub(crate) mod bench;
+pub(crate) mod cancel;
 pub(crate) mod dataset;
 pub(crate) mod docs;
 pub(crate) mod explain;
@@ -15,5 +16,6 @@ pub(crate) mod select;
 pub(crate) mod sim;
 pub(crate) mod status;
 pub(crate) mod stored;
+pub(crate) mod submit;
 pub(crate) mod trace;
 pub(crate) mod traces_of_points;

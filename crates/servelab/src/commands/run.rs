@@ -4,13 +4,15 @@
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use clap::Args;
+use servelab_core::ids::JobId;
 use servelab_core::metrics::RequestSlo;
 use servelab_core::plan::Plan;
 use servelab_core::study::EngineKind;
 use servelab_load::ApiKey;
+use servelab_run::jobs::Intent;
 use servelab_run::{
     Engine, LaunchOptions, Ordering, RetryPolicy, RunControl, RunInput, RunOptions, RunSummary, SignalGuard,
 };
@@ -43,20 +45,50 @@ pub(crate) struct RunArgs {
     /// Do not write events.parquet (one row per token-bearing event)
     #[arg(long)]
     no_events: bool,
+    /// Be this submitted job: its cells, its records
+    #[arg(long, value_name = "UUID", hide = true)]
+    job: Option<String>,
 }
 
+/// Seconds since 1970 at which a run inside an allocation has to end; set by job scripts.
+const STOP_AT_ENV: &str = "SERVELAB_STOP_AT";
+
 pub(crate) fn run(args: &RunArgs, ui: Ui) -> Result<ExitCode, CommandError> {
+    let Some(job) = args.job.as_deref().map(JobId::new) else { return measure(args, None, ui) };
+    let root = Root::open(&args.study.root)?;
+    let intent = servelab_run::jobs::intent(&root, &job)?;
+    if let Some(holder) = servelab_run::running_elsewhere(&root, &job)? {
+        ui.always(&format!("job {} is run by {holder}; nothing to do here", job.short()));
+        return Ok(ExitCode::SUCCESS);
+    }
+    let outcome = measure(args, Some(&intent), ui);
+    if let Err(error) = &outcome {
+        // Whoever tracks the job shall not have to look for its log to know why.
+        servelab_run::jobs::note_failure(&root, &job, error.text().trim_start_matches("error: "))?;
+    }
+    outcome
+}
+
+fn measure(args: &RunArgs, intent: Option<&Intent>, ui: Ui) -> Result<ExitCode, CommandError> {
     let input = StudyInput::load(&args.study.study, &args.study.overrides())?;
     let winners = stored::winners(&args.study.root, &input);
     let plan = input.plan(&winners)?;
-    let cells = select::cells(&plan, &args.study)?;
+    let cells = match intent {
+        Some(intent) => intent.cells.clone(),
+        None => select::cells(&plan, &args.study)?,
+    };
     let retry = retry_policy(args.retry.as_deref())?;
     let engine = engine(&input)?;
     let mut source = StudyRequests::new(&input, &plan)?;
     let root = Root::open_or_create(&args.study.root)?;
-    stored::write_plan(&root, &input, &plan, &args.study.study)?;
+    if intent.is_none() {
+        stored::write_plan(&root, &input, &plan, &args.study.study)?;
+    }
     let options = options(args, &input, &plan, retry)?;
     let control = Arc::new(RunControl::new());
+    if let Some(left) = time_left() {
+        control.stop_at(Instant::now() + left);
+    }
     let _signals = SignalGuard::install(Arc::clone(&control))
         .map_err(|error| CommandError::failed(format!("cannot watch for signals: {error}")))?;
     let progress = Progress::new(ui, &plan);
@@ -66,7 +98,7 @@ pub(crate) fn run(args: &RunArgs, ui: Ui) -> Result<ExitCode, CommandError> {
         cells: &cells,
         engine: &engine,
         site: &input.site.site,
-        job: None,
+        job: intent.map(|intent| &intent.job),
         options: &options,
     };
     let outcome = servelab_run::run(&run_input, &mut source, &progress, &control);
@@ -75,10 +107,17 @@ pub(crate) fn run(args: &RunArgs, ui: Ui) -> Result<ExitCode, CommandError> {
     let summary = outcome.map_err(|error| {
         CommandError::failed(format!("cannot {error}")).hint(format!("nothing finished is lost; go on with: {resume}"))
     })?;
-    finish(&summary, &root, &input, ui, &resume)
+    finish(&summary, &root, &input, ui, intent.is_none().then_some(resume.as_str()))
 }
 
-fn retry_policy(text: Option<&str>) -> Result<RetryPolicy, CommandError> {
+/// How long the allocation around this run still lasts.
+fn time_left() -> Option<Duration> {
+    let at: u64 = std::env::var(STOP_AT_ENV).ok()?.trim().parse().ok()?;
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).ok()?;
+    Some(Duration::from_secs(at).saturating_sub(now))
+}
+
+pub(crate) fn retry_policy(text: Option<&str>) -> Result<RetryPolicy, CommandError> {
     Ok(match text {
         None => RetryPolicy::Default,
         Some("failed") => RetryPolicy::Failed,
@@ -170,11 +209,7 @@ fn options(args: &RunArgs, input: &StudyInput, plan: &Plan, retry: RetryPolicy) 
             api_key,
             ..LaunchOptions::default()
         },
-        ordering: Ordering {
-            order: study.repeats.order,
-            seed: study.repeats.seed.unwrap_or(DEFAULT_ORDER_SEED),
-            same_server: study.repeats.same_server,
-        },
+        ordering: ordering(input),
         retry,
         max_cells: args.max_cells,
         slo: study.slo.request.map(|slo| RequestSlo {
@@ -190,6 +225,16 @@ fn options(args: &RunArgs, input: &StudyInput, plan: &Plan, retry: RetryPolicy) 
         gpu_model: input.site.hardware.gpu.clone(),
         ..RunOptions::default()
     })
+}
+
+/// Order of server starts and cells.
+pub(crate) fn ordering(input: &StudyInput) -> Ordering {
+    let repeats = &input.study.repeats;
+    Ordering {
+        order: repeats.order,
+        seed: repeats.seed.unwrap_or(DEFAULT_ORDER_SEED),
+        same_server: repeats.same_server,
+    }
 }
 
 /// The command line as it was typed, for people to repeat.
@@ -214,7 +259,7 @@ fn finish(
     root: &Root,
     input: &StudyInput,
     ui: Ui,
-    resume: &str,
+    resume: Option<&str>,
 ) -> Result<ExitCode, CommandError> {
     let counts: Vec<String> = summary.states.iter().map(|(state, n)| format!("{n} {}", state.name())).collect();
     let this_run = match (counts.is_empty(), summary.finished_before, summary.skipped.len()) {
@@ -238,10 +283,16 @@ fn finish(
         }
     }
     if summary.interrupted {
-        ui.always(&format!("stopped; nothing finished is lost. Go on with: {resume}"));
+        match resume {
+            Some(resume) => ui.always(&format!("stopped; nothing finished is lost. Go on with: {resume}")),
+            None => ui.always("stopped; nothing finished is lost. `servelab submit` takes up the rest."),
+        }
         return Ok(ExitCode::from(1));
     }
-    if let Some((folder, answer)) = super::report::write_default(root, input, ui.width())? {
+    // One of many jobs: the report is for whoever looks at all of them.
+    if resume.is_some()
+        && let Some((folder, answer)) = super::report::write_default(root, input, ui.width())?
+    {
         ui.data(&answer);
         ui.say(&format!("report: {}", folder.join("report.txt").display()));
     }

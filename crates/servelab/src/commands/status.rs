@@ -1,18 +1,19 @@
 //! `servelab status`: how far a study is, what failed and why, and which jobs worked on it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::process::ExitCode;
 
 use clap::Args;
 use serde::Serialize;
 use serde_json::Value;
 use servelab_core::codes;
-use servelab_core::ids::JobId;
+use servelab_core::ids::{CellId, JobId};
 use servelab_core::state::CellState;
+use servelab_run::jobs::{JobState, KnownJob, judge, refresh, settle, survey};
 use servelab_store::{ResultRow, Root, collect_rows, read_json};
 use servelab_view::{JobLine, StatusInput, status_text};
 
-use super::{select, stored};
+use super::{select, stored, submit};
 use crate::cli::StudyArgs;
 use crate::error::CommandError;
 use crate::study_input::StudyInput;
@@ -65,17 +66,34 @@ pub(crate) fn status(args: &StatusArgs, ui: Ui) -> Result<ExitCode, CommandError
         None => input.plan(&|_| None)?,
     };
     select::narrow(&mut plan, &args.study)?;
-    let rows = match &root {
+    let known = match &root {
+        Some(root) => scheduler_jobs(root, &input, ui)?,
+        None => Vec::new(),
+    };
+    let mut rows = match &root {
         Some(root) => collect_rows(root, &plan, &stored::row_context(&input))?,
         None => Vec::new(),
     };
-    let jobs = match &root {
+    show_queued(&mut rows, &known);
+    let mut jobs = match &root {
         Some(root) => jobs(root, &input.study.study)?,
         None => Vec::new(),
     };
+    jobs.extend(known.iter().map(|job| {
+        let view = judge(job);
+        JobStatus {
+            uuid: job.id().to_string(),
+            scheduler_id: job.scheduler_id().map(ToString::to_string),
+            state: view.state.name().to_owned(),
+            reason: match (view.reason, view.never_runs) {
+                (Some(reason), true) => Some(format!("can never run: {reason}")),
+                (reason, _) => reason,
+            },
+        }
+    }));
     let file = args.study.study.to_string_lossy();
     let how = stored::how_to_run(&input, &file, args.study.root_to_type());
-    if rows.is_empty() && !args.json {
+    if rows.is_empty() && known.is_empty() && !args.json {
         ui.data(&format!(
             "Study {}: nothing measured yet; {} cells planned, {} can run.\nnext: {}",
             plan.study,
@@ -134,7 +152,44 @@ fn failure(row: &ResultRow) -> Option<FailureStatus> {
     })
 }
 
-/// The jobs that worked on this study, oldest first.
+/// Jobs of the site's scheduler, asked about once, with the cells of ended ones settled.
+fn scheduler_jobs(root: &Root, input: &StudyInput, ui: Ui) -> Result<Vec<KnownJob>, CommandError> {
+    let study = &input.study.study;
+    let known = survey(root, study, submit::now())?;
+    if known.is_empty() {
+        return Ok(known);
+    }
+    // A results folder may be looked at where there is no scheduler: then the last known words stand.
+    let Ok(scheduler) = submit::scheduler(input) else { return Ok(known) };
+    let refreshed = refresh(root, &known, &*scheduler)?;
+    if let Some(trouble) = refreshed.trouble {
+        ui.always(&format!("warning: cannot {trouble}; jobs are shown as they were last known"));
+    }
+    let known = if refreshed.news > 0 { survey(root, study, submit::now())? } else { known };
+    settle(root, &known, submit::now())?;
+    Ok(known)
+}
+
+/// Cells that nobody has begun stand where their job stands.
+fn show_queued(rows: &mut [ResultRow], known: &[KnownJob]) {
+    let mut states: HashMap<&CellId, CellState> = HashMap::new();
+    for job in known {
+        let state = match judge(job).state {
+            JobState::Pending => CellState::Pending,
+            JobState::Running => CellState::Provisioning,
+            JobState::Submitted | JobState::Submitting | JobState::Unknown => CellState::Submitted,
+            _ => continue,
+        };
+        states.extend(job.intent.cells.iter().map(|cell| (cell, state)));
+    }
+    for row in rows.iter_mut().filter(|row| row.state == CellState::Planned) {
+        if let Some(state) = states.get(&row.cell.id) {
+            row.state = *state;
+        }
+    }
+}
+
+/// The runs that worked on this study without a scheduler, oldest first.
 fn jobs(root: &Root, study: &str) -> Result<Vec<JobStatus>, CommandError> {
     let folder = root.path().join("jobs");
     let mut found: Vec<(i64, JobStatus)> = Vec::new();
@@ -142,7 +197,8 @@ fn jobs(root: &Root, study: &str) -> Result<Vec<JobStatus>, CommandError> {
         let uuid = entry.file_name().to_string_lossy().into_owned();
         let dir = root.job_dir(&JobId::new(uuid.clone()))?;
         let Ok(intent) = read_json::<Value>(&dir.join("intent.json")) else { continue };
-        if intent.get("study").and_then(Value::as_str) != Some(study) {
+        let is_submitted = intent.get("by").is_some();
+        if is_submitted || intent.get("study").and_then(Value::as_str) != Some(study) {
             continue;
         }
         let exit: Option<Value> = read_json(&dir.join("exit.json")).ok();

@@ -7,13 +7,15 @@ use servelab_testkit::{servelab_snapshot, text};
 use super::place;
 
 /// Every command that there is. A new one is a deliberate change here and in the contract.
-const COMMANDS: [&str; 14] = [
+const COMMANDS: [&str; 16] = [
     "init",
     "plan",
     "dataset",
     "run",
     "bench",
+    "submit",
     "status",
+    "cancel",
     "logs",
     "report",
     "sim",

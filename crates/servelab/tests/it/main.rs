@@ -4,6 +4,7 @@
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a helper of a test fails like the test itself")]
 
 mod bench;
+mod cluster;
 mod data;
 mod edges;
 mod errors;
@@ -13,6 +14,7 @@ mod init;
 mod limits;
 mod plan;
 mod real_chromium;
+mod real_slurm;
 mod real_vllm;
 mod real_vllm_bench;
 mod report;

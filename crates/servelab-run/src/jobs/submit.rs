@@ -1,0 +1,243 @@
+//! Handing jobs over, and learning how they are. A submission is written down before it is made; one whose answer was lost
+//! is looked for by its UUID before anything else is done about it. Two submitters never hand over the same job: the right
+//! to do so is a file that only one can make.
+
+use std::fs::{self, OpenOptions};
+use std::io::Write as _;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use servelab_core::ids::JobId;
+use servelab_store::{ClaimInfo, Liveness, Root, StoreError, hostname, is_gone, read_json};
+
+use super::{JobEvent, JobState, KnownJob, LOST_AFTER_S, judge, note};
+use crate::job::unix_ns;
+use crate::scheduler::{QueryError, Scheduler, SchedulerId, SubmitError};
+
+const SUBMITTER: &str = "submitter.json";
+/// A client that outlives its killed submitter needs so long to be done.
+const STRAY_CLIENT: Duration = Duration::from_secs(20);
+
+/// What came of a submission.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SubmitOutcome {
+    /// The scheduler has it.
+    Submitted(SchedulerId),
+    /// The scheduler said no.
+    Refused(String),
+    /// No answer; it is looked for again at the next call.
+    Unanswered(String),
+    /// Somebody else is just doing it.
+    Busy(String),
+    /// The client program is not on this machine.
+    NotHere(String),
+}
+
+/// Submits one prepared job.
+pub fn submit(root: &Root, job: &JobId, script: &Path, scheduler: &dyn Scheduler) -> Result<SubmitOutcome, StoreError> {
+    let folder = root.job_dir(job)?;
+    let right = match Right::take(&folder)? {
+        Ok(right) => right,
+        Err(holder) => return Ok(SubmitOutcome::Busy(holder)),
+    };
+    note(root, job, JobEvent::Submitting { host: hostname(), pid: std::process::id() })?;
+    let outcome = match scheduler.submit(script) {
+        Ok(id) => {
+            note(root, job, JobEvent::Submitted { scheduler_id: id.clone() })?;
+            SubmitOutcome::Submitted(id)
+        }
+        Err(SubmitError::NotHere { program }) => {
+            note(root, job, JobEvent::NotFound)?;
+            SubmitOutcome::NotHere(SubmitError::NotHere { program }.to_string())
+        }
+        Err(error @ SubmitError::Refused { .. }) => {
+            let text = error.to_string();
+            note(root, job, JobEvent::Refused { text: text.clone() })?;
+            SubmitOutcome::Refused(text)
+        }
+        Err(error @ SubmitError::Unanswered { .. }) => {
+            let text = error.to_string();
+            note(root, job, JobEvent::Unanswered { text: text.clone() })?;
+            SubmitOutcome::Unanswered(text)
+        }
+    };
+    right.give_back();
+    Ok(outcome)
+}
+
+/// The right to hand over one job.
+struct Right {
+    path: std::path::PathBuf,
+}
+
+impl Right {
+    /// The inner error names the holder.
+    fn take(folder: &Path) -> Result<Result<Self, String>, StoreError> {
+        let path = folder.join(SUBMITTER);
+        let me = ClaimInfo::of_this_process(None, unix_ns());
+        let text = serde_json::to_vec(&me).unwrap_or_default();
+        for _ in 0..2 {
+            match OpenOptions::new().write(true).create_new(true).open(&path) {
+                Ok(mut file) => {
+                    file.write_all(&text).map_err(|source| StoreError::Io {
+                        action: "write",
+                        path: path.clone(),
+                        source,
+                    })?;
+                    return Ok(Ok(Self { path }));
+                }
+                Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
+                Err(source) => return Err(StoreError::Io { action: "write", path, source }),
+            }
+            let holder: Option<ClaimInfo> = read_json(&path).ok();
+            if !holder.as_ref().is_some_and(|holder| is_gone(holder, age_s(&path), &Liveness::local(unix_ns()))) {
+                return Ok(Err(holder.map_or_else(|| "somebody".to_owned(), |holder| holder.describe())));
+            }
+            // Only one of several renames it away.
+            let _ = fs::rename(&path, folder.join(format!(".{SUBMITTER}.{}", std::process::id())));
+        }
+        Ok(Err("somebody".to_owned()))
+    }
+
+    fn give_back(self) {
+        let _ = fs::remove_file(&self.path);
+    }
+}
+
+fn age_s(path: &Path) -> u64 {
+    let modified = fs::metadata(path).and_then(|meta| meta.modified()).ok();
+    modified.and_then(|time| time.elapsed().ok()).map_or(0, |age| age.as_secs())
+}
+
+/// Asks the scheduler about every job that may still be there, in one question, and writes down what is new. Then the
+/// journal of each says how it is.
+pub fn refresh(root: &Root, jobs: &[KnownJob], scheduler: &dyn Scheduler) -> Result<Refreshed, StoreError> {
+    let mut refreshed = Refreshed::default();
+    let open: Vec<&KnownJob> = jobs.iter().filter(|job| needs_word(job)).collect();
+    let ids: Vec<SchedulerId> = open.iter().filter_map(|job| job.scheduler_id().cloned()).collect();
+    if !ids.is_empty() {
+        match scheduler.poll(&ids) {
+            Ok(reports) => {
+                for job in &open {
+                    let Some(id) = job.scheduler_id() else { continue };
+                    match reports.get(id) {
+                        Some(report) if job.last_report() == Some(report) => {}
+                        Some(report) => {
+                            note(root, job.id(), JobEvent::Report { report: report.clone() })?;
+                            refreshed.news += 1;
+                        }
+                        None if is_lost(job) => {
+                            note(root, job.id(), JobEvent::Lost)?;
+                            refreshed.news += 1;
+                        }
+                        None => {}
+                    }
+                }
+            }
+            Err(error) => refreshed.trouble = Some(error),
+        }
+    }
+    let prepared: Vec<JobId> =
+        jobs.iter().filter(|job| judge(job).state == JobState::Prepared).map(|job| job.id().clone()).collect();
+    // Scripts are there to be submitted by hand as well.
+    if !prepared.is_empty() {
+        match scheduler.find(&prepared) {
+            Ok(found) => {
+                for (job, found) in found {
+                    note(root, &job, JobEvent::Submitted { scheduler_id: found.id })?;
+                    refreshed.news += 1;
+                }
+            }
+            Err(error) => refreshed.trouble = Some(error),
+        }
+    }
+    let unanswered: Vec<&KnownJob> = jobs.iter().filter(|job| judge(job).state == JobState::Submitting).collect();
+    if !unanswered.is_empty() {
+        look_for(root, &unanswered, scheduler, &mut refreshed)?;
+    }
+    Ok(refreshed)
+}
+
+/// What a question to the scheduler brought.
+#[derive(Debug, Default)]
+pub struct Refreshed {
+    /// Jobs about which something new was learned.
+    pub news: u64,
+    /// Why the scheduler could not be asked. Every job stays as it was last known.
+    pub trouble: Option<QueryError>,
+}
+
+/// Also a job that ended with a record of its own, once: why it was cut short is the scheduler's to say.
+fn needs_word(job: &KnownJob) -> bool {
+    let was_cut = job.exit.as_ref().is_some_and(|exit| exit.state == "interrupted");
+    let is_told = job.last_report().is_some_and(|report| report.phase.is_over());
+    judge(job).state.is_active() || was_cut && !is_told
+}
+
+/// Known to nobody for longer than any lag of a scheduler.
+fn is_lost(job: &KnownJob) -> bool {
+    let last = job.journal.last().map_or(job.intent.t_unix_ns, |entry| entry.t_unix_ns);
+    let is_silent = job.heartbeat_age_s.is_none_or(|age| i64::try_from(age).unwrap_or(i64::MAX) > LOST_AFTER_S);
+    job.exit.is_none() && is_silent && unix_ns().saturating_sub(last) / 1_000_000_000 > LOST_AFTER_S
+}
+
+/// Submissions without an answer: found by UUID, or given up on when a client can no longer be on its way.
+fn look_for(
+    root: &Root,
+    jobs: &[&KnownJob],
+    scheduler: &dyn Scheduler,
+    refreshed: &mut Refreshed,
+) -> Result<(), StoreError> {
+    let began = Instant::now();
+    let mut open: Vec<&KnownJob> = jobs.to_vec();
+    loop {
+        // A live submitter will write the answer down itself.
+        open.retain(|job| !is_being_submitted(root, job.id()));
+        if open.is_empty() {
+            return Ok(());
+        }
+        let wanted: Vec<JobId> = open.iter().map(|job| job.id().clone()).collect();
+        let found = match scheduler.find(&wanted) {
+            Ok(found) => found,
+            Err(error) => {
+                refreshed.trouble = Some(error);
+                return Ok(());
+            }
+        };
+        let mut still_open = Vec::new();
+        let mut is_young = false;
+        for job in open {
+            if let Some(found) = found.get(job.id()) {
+                note(root, job.id(), JobEvent::Submitted { scheduler_id: found.id.clone() })?;
+                refreshed.news += 1;
+                continue;
+            }
+            let Some(entry) = job.journal.last() else { continue };
+            let age = Duration::from_nanos(u64::try_from(unix_ns().saturating_sub(entry.t_unix_ns)).unwrap_or(0));
+            let limit = match &entry.event {
+                // The controller may still be working at it.
+                JobEvent::Unanswered { .. } => Duration::from_secs(LOST_AFTER_S as u64),
+                _ => STRAY_CLIENT,
+            };
+            if age > limit {
+                note(root, job.id(), JobEvent::NotFound)?;
+                refreshed.news += 1;
+            } else {
+                is_young |= limit == STRAY_CLIENT;
+                still_open.push(job);
+            }
+        }
+        if !is_young || began.elapsed() > 2 * STRAY_CLIENT {
+            return Ok(());
+        }
+        open = still_open;
+        std::thread::sleep(Duration::from_secs(1));
+    }
+}
+
+fn is_being_submitted(root: &Root, job: &JobId) -> bool {
+    let Ok(folder) = root.job_dir(job) else { return false };
+    let path = folder.join(SUBMITTER);
+    let holder: Option<ClaimInfo> = read_json(&path).ok();
+    holder.is_some_and(|holder| !is_gone(&holder, age_s(&path), &Liveness::local(unix_ns())))
+}

@@ -1,0 +1,129 @@
+//! Slurm through `sbatch`, `squeue`, `sacct` and `scancel`. Only forms of output that are the same from 22.05 to 26.05 are
+//! used; JSON is not among them. A job is found again by its comment, which holds our UUID.
+
+pub mod parse;
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use servelab_core::ids::JobId;
+
+use super::{Caller, FoundJob, JobReport, QueryError, Reply, Scheduler, SchedulerId, SubmitError, complaint};
+
+/// In front of the UUID in a job's comment.
+pub const COMMENT_PREFIX: &str = "servelab:";
+
+/// Ids per question: a command line of at most a few kilobytes.
+const IDS_PER_CALL: usize = 500;
+
+/// Words of a client that reached no controller, or got no answer from it.
+const NO_ANSWER: [&str; 7] = [
+    "timed out",
+    "Unable to contact slurm controller",
+    "Connection refused",
+    "Zero Bytes were transmitted",
+    "Transport endpoint",
+    "Unexpected message received",
+    "Communication connection failure",
+];
+
+/// Slurm.
+#[derive(Debug, Default)]
+pub struct Slurm {
+    /// How its clients are run.
+    pub caller: Caller,
+}
+
+impl Slurm {
+    fn ask(&self, program: &'static str, args: &[String]) -> Result<Reply, QueryError> {
+        self.caller.call(program, args).map_err(|error| QueryError { program, text: error.to_string() })
+    }
+
+    fn squeue(&self, args: &[&str], ids: &[SchedulerId]) -> Result<String, QueryError> {
+        let mut args: Vec<String> = args.iter().map(|arg| (*arg).to_owned()).collect();
+        if !ids.is_empty() {
+            args.push("-j".to_owned());
+            args.push(join(ids));
+        }
+        let reply = self.ask("squeue", &args)?;
+        // A single unknown id is an error to squeue and an answer to us: it is not there any more.
+        if reply.status == 0 || reply.stderr.contains("Invalid job id") {
+            return Ok(reply.stdout);
+        }
+        Err(QueryError { program: "squeue", text: complaint(&reply) })
+    }
+
+    /// What accounting still knows of jobs that squeue forgot; nothing where accounting is off.
+    fn sacct(&self, ids: &[SchedulerId]) -> BTreeMap<SchedulerId, JobReport> {
+        let args = ["-X", "-P", "-n", "-o", "JobID,State,ExitCode", "-j"];
+        let args: Vec<String> = args.iter().map(|arg| (*arg).to_owned()).chain([join(ids)]).collect();
+        match self.ask("sacct", &args) {
+            Ok(reply) if reply.status == 0 => parse::sacct(&reply.stdout),
+            _ => BTreeMap::new(),
+        }
+    }
+}
+
+impl Scheduler for Slurm {
+    fn name(&self) -> &'static str {
+        "slurm"
+    }
+
+    fn submit(&self, script: &Path) -> Result<SchedulerId, SubmitError> {
+        const PROGRAM: &str = "sbatch";
+        let reply = match self.caller.call(PROGRAM, &["--parsable".as_ref(), script.as_os_str()]) {
+            Ok(reply) => reply,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                return Err(SubmitError::NotHere { program: PROGRAM });
+            }
+            Err(error) => return Err(SubmitError::Unanswered { program: PROGRAM, text: error.to_string() }),
+        };
+        let text = complaint(&reply);
+        if reply.status != 0 {
+            return Err(if NO_ANSWER.iter().any(|words| text.contains(words)) || reply.status > 128 {
+                SubmitError::Unanswered { program: PROGRAM, text }
+            } else {
+                SubmitError::Refused { program: PROGRAM, text }
+            });
+        }
+        parse::sbatch_answer(&reply.stdout).ok_or(SubmitError::Unanswered { program: PROGRAM, text })
+    }
+
+    fn find(&self, jobs: &[JobId]) -> Result<BTreeMap<JobId, FoundJob>, QueryError> {
+        let text = self.squeue(&["-h", "-t", "all", "--me", "-o", "%i|%T|%k"], &[])?;
+        let mut found = parse::comments(&text);
+        found.retain(|job, _| jobs.contains(job));
+        Ok(found)
+    }
+
+    fn poll(&self, ids: &[SchedulerId]) -> Result<BTreeMap<SchedulerId, JobReport>, QueryError> {
+        let mut reports = BTreeMap::new();
+        for ids in ids.chunks(IDS_PER_CALL) {
+            let known = parse::squeue(&self.squeue(&["-h", "-r", "-t", "all", "-o", "%i|%T|%r"], ids)?);
+            let forgotten: Vec<SchedulerId> = ids.iter().filter(|id| !known.contains_key(id)).cloned().collect();
+            reports.extend(known);
+            if !forgotten.is_empty() {
+                reports.extend(self.sacct(&forgotten));
+            }
+        }
+        reports.retain(|id, _| ids.contains(id));
+        Ok(reports)
+    }
+
+    fn cancel(&self, ids: &[SchedulerId]) -> Result<(), QueryError> {
+        for ids in ids.chunks(IDS_PER_CALL) {
+            let args: Vec<String> = ids.iter().map(ToString::to_string).collect();
+            let reply = self.ask("scancel", &args)?;
+            let is_over = |line: &str| line.contains("Invalid job id") || line.contains("already");
+            let wrong = reply.stderr.lines().any(|line| !line.trim().is_empty() && !is_over(line));
+            if reply.status != 0 && wrong {
+                return Err(QueryError { program: "scancel", text: complaint(&reply) });
+            }
+        }
+        Ok(())
+    }
+}
+
+fn join(ids: &[SchedulerId]) -> String {
+    ids.iter().map(SchedulerId::as_str).collect::<Vec<_>>().join(",")
+}

@@ -1,0 +1,520 @@
+//! `servelab submit`: hands what is left of a study to the site's scheduler, one job per configuration and repeat block.
+//! Called again it submits only what is still open; `--wait` stays until everything is over; `--dry-run` writes the
+//! scripts and submits nothing.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use clap::Args;
+use serde::Serialize;
+use servelab_core::ids::JobId;
+use servelab_core::plan::Plan;
+use servelab_core::site::Scheduler as SchedulerKind;
+use servelab_run::jobs::{
+    Budget, JobPlanError, JobState, KnownJob, LeftOut, PlanJobs, Planned, Preparation, PreparedJob, SubmitOutcome,
+    judge, plan_jobs, prepare, refresh, settle, survey,
+};
+use servelab_run::scheduler::{Scheduler, pbs::Pbs, slurm::Slurm};
+use servelab_run::{Engine, RetryPolicy, RunControl, SignalGuard};
+use servelab_store::{Root, write_json};
+
+use super::{run, select, stored};
+use crate::cli::StudyArgs;
+use crate::error::CommandError;
+use crate::study_input::StudyInput;
+use crate::ui::Ui;
+
+/// First and longest pause between two questions to the scheduler; sixty seconds is polite at large sites.
+const FIRST_PAUSE: Duration = Duration::from_secs(2);
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+
+/// Arguments of `servelab submit`.
+#[derive(Debug, Args)]
+pub(crate) struct SubmitArgs {
+    #[command(flatten)]
+    study: StudyArgs,
+    /// Write the scripts and submit nothing
+    #[arg(long)]
+    dry_run: bool,
+    /// Stay until every job is over, submitting more as the budget allows
+    #[arg(long, conflicts_with = "dry_run")]
+    wait: bool,
+    /// Which failed cells to try again: `failed`, `invalid`, a failure code, or `all`; default: those that may recover
+    #[arg(long, value_name = "WHICH")]
+    retry: Option<String>,
+    /// Path of this program on the nodes, when it is another one there
+    #[arg(long = "node-program", value_name = "PATH")]
+    program: Option<PathBuf>,
+    /// Print as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Serialize)]
+struct Document {
+    schema: u32,
+    study: String,
+    site: String,
+    dry_run: bool,
+    jobs: Vec<JobRow>,
+    waiting_jobs: usize,
+    waits_for: Option<String>,
+    cells_finished: u64,
+    cells_in_work: u64,
+    left_out: Vec<LeftOutRow>,
+}
+
+#[derive(Debug, Serialize)]
+struct JobRow {
+    uuid: String,
+    scheduler_id: Option<String>,
+    state: &'static str,
+    reason: Option<String>,
+    label: String,
+    repeat: u32,
+    cells: usize,
+    nodes: u32,
+    script: String,
+}
+
+#[derive(Debug, Serialize)]
+struct LeftOutRow {
+    cells: u64,
+    reason: String,
+}
+
+/// What one call, or one round of `--wait`, works with.
+struct Submission<'a> {
+    args: &'a SubmitArgs,
+    input: &'a StudyInput,
+    root: &'a Root,
+    plan: &'a Plan,
+    cells: &'a [servelab_core::ids::CellId],
+    engine: Engine,
+    retry: RetryPolicy,
+    walltime_s: u64,
+    scheduler: Box<dyn Scheduler>,
+    snapshot: Snapshot,
+    ui: Ui,
+}
+
+pub(crate) fn submit(args: &SubmitArgs, ui: Ui) -> Result<ExitCode, CommandError> {
+    let input = StudyInput::load(&args.study.study, &args.study.overrides())?;
+    let scheduler = scheduler(&input)?;
+    let walltime_s = walltime_s(&input)?;
+    let retry = run::retry_policy(args.retry.as_deref())?;
+    let engine = engine_there(&input)?;
+    let winners = stored::winners(&args.study.root, &input);
+    let plan = input.plan(&winners)?;
+    let cells = select::cells(&plan, &args.study)?;
+    let root_path = absolute(&args.study.root)?;
+    servelab_run::script::check(&input.site, &root_path.join("logs"))
+        .map_err(|error| CommandError::usage(error.to_string()))?;
+    let root = Root::open_or_create(&root_path)?;
+    stored::write_plan(&root, &input, &plan, &args.study.study)?;
+    let snapshot = Snapshot::write(&root, &input, args)?;
+    let submission = Submission {
+        args,
+        input: &input,
+        root: &root,
+        plan: &plan,
+        cells: &cells,
+        engine,
+        retry,
+        walltime_s,
+        scheduler,
+        snapshot,
+        ui,
+    };
+    let round = submission.round()?;
+    if !args.wait {
+        return submission.show(&round);
+    }
+    submission.wait(round)
+}
+
+/// What a round did.
+struct Round {
+    planned: Planned,
+    rows: Vec<JobRow>,
+    /// A refusal ends a round: it would be the same for every job.
+    refused: Option<String>,
+    news: u64,
+}
+
+impl Submission<'_> {
+    /// Learns how the jobs are, settles what is over, submits what is open.
+    fn round(&self) -> Result<Round, CommandError> {
+        let study = &self.input.study.study;
+        let mut known = survey(self.root, study, now())?;
+        let mut news = 0;
+        if !self.args.dry_run && !known.is_empty() {
+            let refreshed = refresh(self.root, &known, &*self.scheduler)?;
+            if let Some(trouble) = &refreshed.trouble {
+                self.ui.always(&format!("warning: cannot {trouble}; jobs stay as they were last known"));
+            }
+            news = refreshed.news;
+            if news > 0 {
+                known = survey(self.root, study, now())?;
+            }
+        }
+        news += settle(self.root, &known, now())?;
+        let budget = &self.input.study.budget;
+        let limits = Budget { max_jobs: budget.max_jobs, node_hours: budget.node_hours };
+        let planned = plan_jobs(&PlanJobs {
+            root: self.root,
+            plan: self.plan,
+            cells: self.cells,
+            known: &known,
+            engine: &self.engine,
+            retry: &self.retry,
+            ordering: run::ordering(self.input),
+            walltime_s: self.walltime_s,
+            budget: if self.args.dry_run { Budget::default() } else { limits },
+        })?;
+        let prepared = self.prepare(&known, &planned)?;
+        let mut round = Round { planned, rows: Vec::new(), refused: None, news };
+        for job in &prepared {
+            let row = if self.args.dry_run {
+                row(job, JobState::Prepared, None, None)
+            } else {
+                self.hand_over(job, &mut round)?
+            };
+            round.rows.push(row);
+            if round.refused.is_some() {
+                break;
+            }
+        }
+        Ok(round)
+    }
+
+    fn prepare(&self, known: &[KnownJob], planned: &Planned) -> Result<Vec<PreparedJob>, CommandError> {
+        let command = |job: &JobId| self.snapshot.command(self.root, job, self.args);
+        let preparation = Preparation {
+            root: self.root,
+            study: &self.input.study.study,
+            site: &self.input.site,
+            known,
+            walltime_s: self.walltime_s,
+            command: &command,
+        };
+        prepare(&preparation, &planned.now).map_err(|error| match error {
+            JobPlanError::Store(error) => error.into(),
+            JobPlanError::Script(error) => CommandError::usage(error.to_string()),
+        })
+    }
+
+    fn hand_over(&self, job: &PreparedJob, round: &mut Round) -> Result<JobRow, CommandError> {
+        let outcome = servelab_run::jobs::submit(self.root, &job.intent.job, &job.script, &*self.scheduler)?;
+        let (state, id, reason) = match outcome {
+            SubmitOutcome::Submitted(id) => (JobState::Submitted, Some(id.to_string()), None),
+            SubmitOutcome::Unanswered(text) => (JobState::Submitting, None, Some(text)),
+            SubmitOutcome::Busy(holder) => (JobState::Submitting, None, Some(format!("{holder} is submitting it"))),
+            SubmitOutcome::Refused(text) | SubmitOutcome::NotHere(text) => {
+                round.refused = Some(text.clone());
+                (JobState::Refused, None, Some(text))
+            }
+        };
+        let row = row(job, state, id, reason);
+        if self.args.wait {
+            self.ui.say(&format!("{} {} {}", row.scheduler_id.as_deref().unwrap_or("-"), row.label, row.state));
+        }
+        Ok(row)
+    }
+
+    fn show(&self, round: &Round) -> Result<ExitCode, CommandError> {
+        if self.args.json {
+            let document = Document {
+                schema: 1,
+                study: self.input.study.study.clone(),
+                site: self.input.site.site.clone(),
+                dry_run: self.args.dry_run,
+                jobs: round.rows.iter().map(JobRow::copy).collect(),
+                waiting_jobs: round.planned.later.len(),
+                waits_for: round.planned.waits_for.clone(),
+                cells_finished: round.planned.finished,
+                cells_in_work: round.planned.in_work,
+                left_out: left_out(&round.planned),
+            };
+            let text =
+                serde_json::to_string_pretty(&document).map_err(|error| CommandError::failed(error.to_string()))?;
+            self.ui.data(&text);
+        } else {
+            self.ui.data(&self.text(round));
+        }
+        match &round.refused {
+            None => Ok(ExitCode::SUCCESS),
+            Some(text) => Err(self.refusal(text)),
+        }
+    }
+
+    fn refusal(&self, text: &str) -> CommandError {
+        let folder = self.root.path().join("studies").join(&self.input.study.study).join("scripts");
+        CommandError::failed(text).hint(format!(
+            "nothing more was submitted; check account, partition or queue and limits in the site file; the scripts are in {}",
+            folder.display()
+        ))
+    }
+
+    fn text(&self, round: &Round) -> String {
+        let mut out = String::new();
+        let n = round.rows.len();
+        let cells: usize = round.rows.iter().map(|row| row.cells).sum();
+        let study = &self.input.study.study;
+        let verb = if self.args.dry_run { "written, not submitted" } else { "submitted" };
+        match n {
+            0 => out.push_str(&format!("Study {study}: no job to submit.\n")),
+            _ => out.push_str(&format!("Study {study}: {n} jobs with {cells} cells {verb}.\n")),
+        }
+        for row in &round.rows {
+            let id = row.scheduler_id.as_deref().unwrap_or("-");
+            let reason = row.reason.as_ref().map(|reason| format!("  {reason}")).unwrap_or_default();
+            out.push_str(&format!(
+                "  {id:<12} {:<10} {} (repeat {}, {} cells, {} nodes){reason}\n",
+                row.state, row.label, row.repeat, row.cells, row.nodes
+            ));
+        }
+        if let Some(waits_for) = &round.planned.waits_for {
+            out.push_str(&format!("{} more jobs wait: {waits_for}.\n", round.planned.later.len()));
+        }
+        if round.planned.in_work > 0 {
+            out.push_str(&format!("{} cells are in the hands of jobs already.\n", round.planned.in_work));
+        }
+        if round.planned.finished > 0 {
+            out.push_str(&format!("{} cells are finished.\n", round.planned.finished));
+        }
+        for left in left_out(&round.planned) {
+            out.push_str(&format!("left out, {} cells: {}\n", left.cells, left.reason));
+        }
+        if n > 0 {
+            let folder = self.root.path().join("studies").join(study).join("scripts");
+            out.push_str(&format!("scripts: {}\n", folder.display()));
+        }
+        let file = self.args.study.study.to_string_lossy();
+        let how = stored::how_to_run(self.input, &file, self.args.study.root_to_type());
+        let extra: Vec<&str> = self.args.study.site.iter().flat_map(|site| ["--site", site.as_str()]).collect();
+        let next = if self.args.dry_run { "submit" } else { "status" };
+        out.push_str(&format!("next: {}\n", how.command(next, &extra)));
+        out
+    }
+
+    /// Goes on until nothing is in flight and nothing more can be submitted.
+    fn wait(&self, first: Round) -> Result<ExitCode, CommandError> {
+        let control = Arc::new(RunControl::new());
+        let _signals = SignalGuard::install(Arc::clone(&control))
+            .map_err(|error| CommandError::failed(format!("cannot watch for signals: {error}")))?;
+        let mut round = first;
+        let mut pause = FIRST_PAUSE;
+        let mut said = String::new();
+        loop {
+            if let Some(text) = &round.refused {
+                return Err(self.refusal(text));
+            }
+            let known = survey(self.root, &self.input.study.study, now())?;
+            let views: Vec<_> = known.iter().map(|job| (job, judge(job))).collect();
+            let active: Vec<_> = views.iter().filter(|(_, view)| view.state.is_active()).collect();
+            let line = progress_line(&views.iter().map(|(_, view)| view.state).collect::<Vec<_>>());
+            if line != said {
+                self.ui.say(&line);
+                said = line;
+            }
+            if active.is_empty() && round.planned.now.is_empty() {
+                break;
+            }
+            if !active.is_empty() && active.iter().all(|(_, view)| view.never_runs) {
+                let (job, view) = &active[0];
+                let id = job.scheduler_id().map(ToString::to_string).unwrap_or_default();
+                return Err(CommandError::failed(format!(
+                    "the jobs that are left can never run: {id}: {}",
+                    view.reason.as_deref().unwrap_or("no reason given")
+                ))
+                .hint("`servelab cancel` takes them back; then change the site file or the study"));
+            }
+            if !sleep_unless(pause, &control) {
+                self.ui.always(
+                    "stopped waiting; the jobs go on. `servelab status` shows them, the same command waits again",
+                );
+                return Ok(ExitCode::from(1));
+            }
+            round = self.round()?;
+            pause =
+                if round.news > 0 || !round.rows.is_empty() { FIRST_PAUSE } else { (pause * 3 / 2).min(LONGEST_PAUSE) };
+        }
+        let planned = &round.planned;
+        let failed = planned.skipped.iter().any(|cell| cell.code.is_some()) || !planned.left_out.is_empty();
+        if let Some((folder, answer)) = super::report::write_default(self.root, self.input, self.ui.width())? {
+            self.ui.data(&answer);
+            self.ui.say(&format!("report: {}", folder.join("report.txt").display()));
+        }
+        if let Some(waits_for) = &planned.waits_for {
+            self.ui.always(&format!("{} jobs were not submitted: {waits_for}", planned.later.len()));
+            return Ok(ExitCode::from(1));
+        }
+        Ok(if failed { ExitCode::from(1) } else { ExitCode::SUCCESS })
+    }
+}
+
+fn left_out(planned: &Planned) -> Vec<LeftOutRow> {
+    let mut rows: Vec<LeftOutRow> = planned
+        .left_out
+        .iter()
+        .map(|LeftOut { n_cells, reason }| LeftOutRow { cells: *n_cells, reason: reason.clone() })
+        .collect();
+    for cell in &planned.skipped {
+        match rows.iter_mut().find(|row| row.reason == cell.reason) {
+            Some(row) => row.cells += 1,
+            None => rows.push(LeftOutRow { cells: 1, reason: cell.reason.clone() }),
+        }
+    }
+    rows
+}
+
+fn row(job: &PreparedJob, state: JobState, id: Option<String>, reason: Option<String>) -> JobRow {
+    let intent = &job.intent;
+    JobRow {
+        uuid: intent.job.to_string(),
+        scheduler_id: id,
+        state: state.name(),
+        reason,
+        label: intent.labels.first().cloned().unwrap_or_else(|| intent.point.short().to_owned()),
+        repeat: intent.block + 1,
+        cells: intent.cells.len(),
+        nodes: intent.nodes,
+        script: job.script.display().to_string(),
+    }
+}
+
+impl JobRow {
+    fn copy(&self) -> Self {
+        let Self { uuid, scheduler_id, state, reason, label, repeat, cells, nodes, script } = self;
+        Self {
+            uuid: uuid.clone(),
+            scheduler_id: scheduler_id.clone(),
+            state,
+            reason: reason.clone(),
+            label: label.clone(),
+            repeat: *repeat,
+            cells: *cells,
+            nodes: *nodes,
+            script: script.clone(),
+        }
+    }
+}
+
+fn progress_line(states: &[JobState]) -> String {
+    let mut counts: std::collections::BTreeMap<JobState, usize> = std::collections::BTreeMap::new();
+    for state in states {
+        *counts.entry(*state).or_insert(0) += 1;
+    }
+    let counts: Vec<String> = counts.iter().map(|(state, n)| format!("{n} {}", state.name())).collect();
+    if counts.is_empty() { "no jobs".to_owned() } else { format!("jobs: {}", counts.join(", ")) }
+}
+
+/// False when the wait was broken off.
+fn sleep_unless(pause: Duration, control: &RunControl) -> bool {
+    let deadline = Instant::now() + pause;
+    while Instant::now() < deadline {
+        if control.is_stopping() {
+            return false;
+        }
+        std::thread::sleep(Duration::from_millis(100).min(deadline.saturating_duration_since(Instant::now())));
+    }
+    !control.is_stopping()
+}
+
+pub(crate) fn now() -> i64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_nanos()).unwrap_or(i64::MAX)
+}
+
+/// The site's scheduler.
+pub(crate) fn scheduler(input: &StudyInput) -> Result<Box<dyn Scheduler>, CommandError> {
+    match input.site.scheduler {
+        SchedulerKind::Slurm => Ok(Box::new(Slurm::default())),
+        SchedulerKind::Pbs => {
+            let secrets = input.site.secrets.iter().cloned().collect();
+            Ok(Box::new(Pbs { secrets, ..Pbs::default() }))
+        }
+        SchedulerKind::Local => Err(CommandError::usage(format!("the site `{}` has no scheduler", input.site.site))
+            .hint("measure on this machine with `servelab run`, or name another site: `--site FILE`")),
+    }
+}
+
+fn walltime_s(input: &StudyInput) -> Result<u64, CommandError> {
+    let text = input.study.budget.walltime.as_ref().or(input.site.walltime.as_ref()).ok_or_else(|| {
+        CommandError::usage(format!("neither the study nor the site `{}` names a time limit for jobs", input.site.site))
+            .hint("write `walltime: \"04:00:00\"` into the site, or `budget: {walltime: …}` into the study")
+    })?;
+    servelab_core::units::parse_walltime_s(text).filter(|seconds| *seconds > 0).ok_or_else(|| {
+        CommandError::usage(format!("`{text}` is no time limit")).hint("write `HH:MM:SS` or `D-HH:MM:SS`")
+    })
+}
+
+/// The engine as a job will find it. Whether it is installed is known on the nodes only.
+fn engine_there(input: &StudyInput) -> Result<Engine, CommandError> {
+    use servelab_core::study::EngineKind;
+    let engine = &input.study.engine;
+    Ok(match engine.kind {
+        EngineKind::Sim => Engine::Sim { program: PathBuf::from("servelab") },
+        EngineKind::Vllm | EngineKind::Sglang => Engine::Process { program: engine.bin.as_ref().map(PathBuf::from) },
+        EngineKind::External => {
+            return Err(CommandError::usage("an external engine runs already: a job has nothing to start")
+                .hint("measure it with `servelab run`"));
+        }
+    })
+}
+
+fn absolute(path: &Path) -> Result<PathBuf, CommandError> {
+    std::path::absolute(path)
+        .map_err(|error| CommandError::failed(format!("cannot find `{}`: {error}", path.display())))
+}
+
+/// The study and site as they are at this moment: a job runs what was submitted, whatever is edited afterwards.
+struct Snapshot {
+    study: PathBuf,
+    site: PathBuf,
+    folder: PathBuf,
+    program: PathBuf,
+}
+
+impl Snapshot {
+    fn write(root: &Root, input: &StudyInput, args: &SubmitArgs) -> Result<Self, CommandError> {
+        let study = input.doc.to_json();
+        let site = input.site_doc.as_ref().map(servelab_core::yaml::Node::to_json).unwrap_or_default();
+        let both = serde_json::json!([study, site]).to_string();
+        let hash = servelab_core::identity::sha256_hex(both.as_bytes());
+        let folder = root.study_dir(&input.study.study)?.join("submitted").join(hash.get(..12).unwrap_or_default());
+        let snapshot = Self {
+            study: folder.join("study.yaml"),
+            site: folder.join("site.yaml"),
+            folder: absolute(&input.folder)?,
+            program: match &args.program {
+                Some(path) => absolute(path)?,
+                None => std::env::current_exe()
+                    .map_err(|error| CommandError::failed(format!("cannot find this program's own file: {error}")))?,
+            },
+        };
+        if !snapshot.site.exists() {
+            write_json(&snapshot.study, &study)?;
+            write_json(&snapshot.site, &site)?;
+        }
+        Ok(snapshot)
+    }
+
+    /// What a job's script runs.
+    fn command(&self, root: &Root, job: &JobId, args: &SubmitArgs) -> Vec<String> {
+        let text = |path: &Path| path.to_string_lossy().into_owned();
+        let mut words = vec![text(&self.program), "run".to_owned(), text(&self.study)];
+        words.extend(["--root".to_owned(), text(root.path())]);
+        words.extend(["--site".to_owned(), text(&self.site)]);
+        words.extend(["--study-folder".to_owned(), text(&self.folder)]);
+        words.extend(args.study.engine_words());
+        if let Some(retry) = &args.retry {
+            words.extend(["--retry".to_owned(), retry.clone()]);
+        }
+        words.extend(["--job".to_owned(), job.to_string()]);
+        words
+    }
+}

@@ -1,0 +1,277 @@
+//! Jobs through a real Slurm (`scripts/slurm/start-slurm.sh`: two nodes on this machine, eight fake GPUs each): the suite
+//! of `cluster`, and faults that only a real scheduler has. Left out, and said so, unless it is asked for.
+
+use std::collections::BTreeMap;
+use std::io::Write as _;
+use std::path::PathBuf;
+use std::process::Command;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use servelab_testkit::{Deadline, Signal, at, brisk, poll, send, text};
+
+use super::cluster::{self, ENDLESS, Lab, PATIENCE_S, Park};
+use super::repository;
+
+/// One cell of eight seconds: long enough to be met in the middle.
+const LONG_CELL: &str = "\
+schema: 1
+study: long
+engine: {kind: sim, version: \"0.32.*\"}
+model: {id: meta-llama/Llama-3.1-8B}
+serve: {max_model_len: 4096, max_num_batched_tokens: 2048}
+workloads:
+  chat: {dataset: {synth: {input_tokens: 64, output_tokens: 16, seed: 7}}}
+load: {closed: {concurrency: [2]}, warmup: {requests: 2}, stop: {duration_s: 8}}
+designs:
+  batch: {grid: {max_num_seqs: [4]}, label: \"seqs_{max_num_seqs}\"}
+";
+
+struct Slurm {
+    park: Park,
+    state: PathBuf,
+    /// Faults of the park are everybody's: one test at a time.
+    _alone: MutexGuard<'static, ()>,
+}
+
+impl Slurm {
+    /// `None` when this test was not asked for; asked for and not there is a failure.
+    fn wanted() -> Option<Self> {
+        static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+        let wanted = std::env::var("SERVELAB_REAL").unwrap_or_default();
+        if !wanted.split(',').any(|part| part.trim() == "slurm") {
+            // Past libtest's capture: that something was left out must be seen when everything passes.
+            let _ = std::io::stderr().write_all(
+                b"left out: real_slurm, which needs a Slurm (Debian: slurmctld slurmd slurm-client \
+                  slurm-wlm-basic-plugins munge). Run it with\n  \
+                  scripts/slurm/start-slurm.sh DIR\n  \
+                  SERVELAB_REAL=slurm SERVELAB_SLURM_DIR=DIR cargo test -p servelab --test it real_slurm -- --nocapture\n",
+            );
+            return None;
+        }
+        let alone = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+        let state = std::env::var("SERVELAB_SLURM_DIR");
+        let state = PathBuf::from(state.unwrap_or_else(|_| panic!("SERVELAB_REAL=slurm needs SERVELAB_SLURM_DIR")));
+        let conf = state.join("etc/slurm.conf");
+        assert!(conf.is_file(), "there is no {}", conf.display());
+        let site = std::fs::read_to_string(repository().join("examples/sites/slurm-test.yaml")).unwrap();
+        let env = vec![("SLURM_CONF".to_owned(), conf.to_string_lossy().into_owned())];
+        Some(Self { park: Park { env, site }, state, _alone: alone })
+    }
+
+    /// Runs one of Slurm's clients.
+    #[track_caller]
+    fn call(&self, line: &str) -> String {
+        let mut words = line.split_whitespace();
+        let mut command = Command::new(words.next().unwrap());
+        let out = command.args(words).envs(self.park.env.iter().cloned()).output().unwrap();
+        assert!(out.status.success(), "{line}: {}", String::from_utf8_lossy(&out.stderr));
+        String::from_utf8_lossy(&out.stdout).trim().to_owned()
+    }
+
+    /// Submits the study and waits until its first cell is measured; returns the job's id.
+    fn in_the_middle(&self, lab: &Lab<'_>) -> String {
+        let out = lab.run("submit --json").expect(0).json();
+        measuring(lab);
+        text(&out, "jobs.0.scheduler_id").to_owned()
+    }
+}
+
+fn measuring(lab: &Lab<'_>) {
+    poll("a cell that is measured", Deadline::in_s(PATIENCE_S), || {
+        lab.place.states("out").values().any(|(state, _)| state == "measuring").then_some(())
+    });
+}
+
+#[test]
+fn submitted_once_and_measured() {
+    let Some(slurm) = Slurm::wanted() else { return };
+    cluster::submitted_once_and_measured(&slurm.park);
+}
+
+#[test]
+fn cancelled_and_taken_up_again() {
+    let Some(slurm) = Slurm::wanted() else { return };
+    cluster::cancelled_and_taken_up_again(&slurm.park);
+}
+
+#[test]
+fn scripts_by_hand() {
+    let Some(slurm) = Slurm::wanted() else { return };
+    cluster::scripts_by_hand(&slurm.park, &cluster::launch_all);
+}
+
+/// The example as its comment says.
+#[test]
+fn the_quickstart_example() {
+    let Some(slurm) = Slurm::wanted() else { return };
+    let lab = Lab::new(&slurm.park, &std::fs::read_to_string(super::example("quickstart")).unwrap());
+    lab.run("submit --wait --max-requests 12").expect(0);
+    lab.all_measured_once(12);
+    assert_eq!(lab.jobs(), ["finished"; 4]);
+    lab.place.wait_until_quiet();
+}
+
+#[test]
+fn an_array_of_one_script_measures_once() {
+    let Some(slurm) = Slurm::wanted() else { return };
+    let lab = Lab::new(&slurm.park, LONG_CELL);
+    lab.run("submit --dry-run").expect(0);
+    let script = lab.place.path().join("out/studies/long/scripts/run_seqs_4_head.sbatch");
+    slurm.call(&format!("sbatch --array=0-2 {}", script.display()));
+    lab.until("the jobs' end", |jobs| jobs == ["finished"]);
+    lab.all_measured_once(1);
+    let id = text(at(&lab.status(), "jobs.0"), "scheduler_id").to_owned();
+    assert!(id.contains('_'), "{id}");
+    lab.place.wait_until_quiet();
+}
+
+#[test]
+fn cancelled_by_somebody_else() {
+    let Some(slurm) = Slurm::wanted() else { return };
+    let lab = Lab::new(&slurm.park, LONG_CELL);
+    let id = slurm.in_the_middle(&lab);
+    slurm.call(&format!("scancel {id}"));
+    lab.until("the end of the job", |jobs| jobs == ["cancelled"]);
+    assert_eq!(lab.cells(), BTreeMap::from([("cancelled".to_owned(), 1)]), "{}", lab.logs());
+    lab.run("submit --wait").expect(0);
+    lab.all_measured_once(1);
+}
+
+#[test]
+fn a_run_that_is_killed_inside_its_job() {
+    let Some(slurm) = Slurm::wanted() else { return };
+    let lab = Lab::new(&slurm.park, LONG_CELL);
+    slurm.in_the_middle(&lab);
+    let job = lab.place.list("out/jobs").remove(0);
+    let run = lab.place.json(&format!("out/jobs/{job}/run.json"));
+    assert!(send(i32::try_from(at(&run, "pid").as_i64().unwrap()).unwrap(), Signal::KILL));
+    lab.until("the end of the job", |jobs| jobs == ["failed"]);
+    lab.run("submit --wait").expect(0);
+    lab.all_measured_once(1);
+    assert_eq!(lab.jobs(), ["failed", "finished"]);
+    lab.place.wait_until_quiet();
+}
+
+#[test]
+fn a_node_that_fails() {
+    let Some(slurm) = Slurm::wanted() else { return };
+    let lab = Lab::new(&slurm.park, LONG_CELL);
+    let id = slurm.in_the_middle(&lab);
+    let node = slurm.call(&format!("squeue -h -j {id} -o %N"));
+    slurm.call(&format!("scontrol update NodeName={node} State=DOWN Reason=test"));
+    lab.until("the end of the job", |jobs| jobs == ["node_failed"]);
+    slurm.call(&format!("scontrol update NodeName={node} State=RESUME"));
+    lab.run("submit --wait").expect(0);
+    lab.all_measured_once(1);
+    assert_eq!(lab.jobs(), ["node_failed", "finished"]);
+    lab.place.wait_until_quiet();
+}
+
+#[test]
+fn a_job_that_is_requeued() {
+    let Some(slurm) = Slurm::wanted() else { return };
+    let lab = Lab::new(&slurm.park, LONG_CELL);
+    let id = slurm.in_the_middle(&lab);
+    // Ours asks not to be; an operator can.
+    slurm.call(&format!("scontrol update JobId={id} Requeue=1"));
+    slurm.call(&format!("scontrol requeue {id}"));
+    poll("the job in the queue", Deadline::in_s(PATIENCE_S), || {
+        (slurm.call(&format!("squeue -h -j {id} -o %T")) == "PENDING").then_some(())
+    });
+    // It would wait two minutes.
+    slurm.call(&format!("scontrol update JobId={id} StartTime=now"));
+    lab.until("the end of the job", |jobs| jobs == ["finished"]);
+    lab.all_measured_once(1);
+    lab.place.wait_until_quiet();
+}
+
+#[test]
+fn the_time_limit() {
+    let Some(slurm) = Slurm::wanted() else { return };
+    let lab = Lab::new(&slurm.park, &format!("{ENDLESS}budget: {{walltime: \"00:01:00\"}}\n"));
+    lab.run("submit").expect(0);
+    lab.until("the end of the time", |jobs| jobs == ["timeout"]);
+    assert_eq!(lab.cells(), BTreeMap::from([("timeout".to_owned(), 1)]), "{}", lab.logs());
+    let dry = lab.run("submit --dry-run --json").expect(0).json();
+    assert_eq!(at(&dry, "jobs").as_array().unwrap().len(), 1, "the rest is taken up by the next job");
+    lab.place.wait_until_quiet();
+}
+
+#[test]
+fn a_dependency_that_fails_and_a_request_that_is_too_large() {
+    let Some(slurm) = Slurm::wanted() else { return };
+    let parent = slurm.call("sbatch --parsable --hold -n1 --output=/dev/null --wrap false");
+    let park = Park {
+        env: slurm.park.env.clone(),
+        site: format!("{}extra_directives: [\"--dependency=afterok:{parent}\"]\n", slurm.park.site),
+    };
+    let lab = Lab::new(&park, LONG_CELL);
+    lab.run("submit").expect(0);
+    let status = lab.status();
+    assert_eq!((text(&status, "jobs.0.state"), text(&status, "jobs.0.reason")), ("pending", "Dependency"));
+    slurm.call(&format!("scontrol release {parent}"));
+    lab.run("submit --wait").expect(1).says("can never run").says("DependencyNeverSatisfied");
+    lab.run("cancel").expect(0);
+    lab.until("the end", |jobs| jobs == ["cancelled"]);
+
+    let park = Park {
+        env: slurm.park.env.clone(),
+        site: slurm.park.site.replace("partition: gpu", "partition: debug").replace("00:10:00", "01:00:00"),
+    };
+    let lab = Lab::new(&park, LONG_CELL);
+    lab.run("submit --wait").expect(1).says("can never run").says("PartitionTimeLimit");
+    lab.run("cancel").expect(0);
+    let park =
+        Park { env: slurm.park.env.clone(), site: slurm.park.site.replace("partition: gpu", "partition: nowhere") };
+    Lab::new(&park, LONG_CELL).run("submit").expect(1).says("sbatch refused the job").says("invalid partition");
+}
+
+#[test]
+fn the_controller_is_restarted() {
+    let Some(slurm) = Slurm::wanted() else { return };
+    let lab = Lab::new(&slurm.park, LONG_CELL);
+    slurm.in_the_middle(&lab);
+    let pid_file = slurm.state.join("run/slurmctld.pid");
+    let pid: i32 = std::fs::read_to_string(&pid_file).unwrap().trim().parse().unwrap();
+    send(pid, Signal::TERM);
+    let is_gone = || {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        stat.rsplit_once(") ").is_none_or(|(_, rest)| rest.starts_with('Z'))
+    };
+    poll("the controller's end", Deadline::in_s(60), || is_gone().then_some(()));
+    let out = lab.run("status --json").expect(0);
+    assert!(matches!(text(&out.json(), "jobs.0.state"), "running" | "finished"), "{}", out.stdout);
+    slurm.call("slurmctld");
+    lab.until("the end of the job", |jobs| jobs == ["finished"]);
+    lab.all_measured_once(1);
+    lab.place.wait_until_quiet();
+}
+
+#[test]
+fn a_submitter_that_is_killed_before_the_answer() {
+    let Some(slurm) = Slurm::wanted() else { return };
+    let lab = Lab::new(&slurm.park, &brisk(2, 1, 1));
+    // An sbatch that submits, and is slow to say so.
+    let real =
+        String::from_utf8(Command::new("sh").args(["-c", "command -v sbatch"]).output().unwrap().stdout).unwrap();
+    let slow = lab
+        .place
+        .write("slow/sbatch", &format!("#!/bin/sh\n{} \"$@\" > out/id && sleep 3 && cat out/id\n", real.trim()));
+    let mut mode = std::fs::metadata(&slow).unwrap().permissions();
+    std::os::unix::fs::PermissionsExt::set_mode(&mut mode, 0o755);
+    std::fs::set_permissions(&slow, mode).unwrap();
+    let path = format!("{}:{}", slow.parent().unwrap().display(), std::env::var("PATH").unwrap());
+    let submitter = lab.command("submit").env("PATH", &path).spawn();
+    let id = lab.place.path().join("out/id");
+    poll("the first submission", Deadline::in_s(PATIENCE_S), || {
+        std::fs::read_to_string(&id).is_ok_and(|id| !id.trim().is_empty()).then_some(())
+    });
+    submitter.kill_9();
+    let taken = std::fs::read_to_string(&id).unwrap();
+    lab.run("submit --wait").expect(0);
+    lab.all_measured_once(2);
+    let status = lab.status();
+    let ids: Vec<&str> = at(&status, "jobs").as_array().unwrap().iter().map(|job| text(job, "scheduler_id")).collect();
+    assert!(ids.len() == 2 && ids.contains(&taken.trim()), "{ids:?}, {taken}");
+    lab.place.wait_until_quiet();
+}
