@@ -1,5 +1,6 @@
 //! Measurements of the product as a user runs it: a release binary in a fresh process.
 
+mod cluster;
 mod load;
 mod nsys;
 mod plan;
@@ -17,6 +18,8 @@ use clap::Subcommand;
 pub(crate) enum What {
     /// `plan --summary` on a grid of a million points with rules
     Plan,
+    /// A thousand jobs through a private Slurm: submit, status, cancel
+    Cluster(cluster::ClusterArgs),
     /// `bench` against the reference server: its errors, its CPU time, its ceiling, beside its peers
     Load(load::LoadArgs),
     /// Simulated runs on a virtual clock: requests per second of one core, peak memory at several lengths
@@ -37,6 +40,7 @@ pub(crate) enum What {
 pub(crate) fn bench(root: &Path, what: &What) -> Result<(), Box<dyn Error>> {
     match what {
         What::Plan => plan::plan(root),
+        What::Cluster(args) => cluster::cluster(root, args),
         What::Load(args) => load::load(root, args),
         What::Sim => sim::sim(root),
         What::SimRun(args) => sim::run(args),
