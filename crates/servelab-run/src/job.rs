@@ -11,6 +11,7 @@ use serde_json::Value;
 use servelab_core::ids::{CellId, JobId};
 use servelab_store::{AttemptDir, ClaimInfo, JobLife, Liveness, Root, StoreError, hostname, write_json};
 
+use crate::exclusive::Right;
 use crate::jobs::{BEATING_S, JobEvent, heartbeat_age_s, note};
 use crate::scheduler::{JobPhase, SchedulerId};
 
@@ -57,16 +58,28 @@ fn by_scheduler(folder: &std::path::Path) -> JobLife {
 /// The record of a run inside a job that was submitted: `intent.json` is the submitter's.
 const RUN_FILE: &str = "run.json";
 
-/// Who runs a job at this moment: a script that is started a second time must leave it alone.
-pub fn running_elsewhere(root: &Root, job: &JobId) -> Result<Option<String>, StoreError> {
+/// Makes this process the one that runs a submitted job, or says who does: a script that is started a second time, or
+/// twice at once, must leave it alone. The right ends with the job's own record, or with a process that is gone.
+pub fn take_job(root: &Root, job: &JobId) -> Result<Result<(), String>, StoreError> {
     let folder = root.job_dir(job)?;
-    if folder.join("exit.json").exists() {
-        return Ok(None);
+    let path = folder.join(RUN_FILE);
+    let me = ClaimInfo::of_this_process(Some(job.clone()), unix_ns());
+    let is_over = |owner: &ClaimInfo| {
+        if folder.join("exit.json").exists() {
+            return true;
+        }
+        let ages = [folder.join("heartbeat"), path.clone()].map(|file| heartbeat_age_s(&file, unix_ns()));
+        let age_s = ages.into_iter().flatten().min().unwrap_or(0);
+        servelab_store::is_gone(owner, age_s, &Liveness { grace_s: BEATING_S, ..Liveness::local(unix_ns()) })
+    };
+    match Right::take(&path, &me, &is_over)? {
+        Ok(_) => {
+            keep_earlier_exit(&folder);
+            note(root, job, JobEvent::Started { scheduler_id: own_scheduler_id(), host: hostname() })?;
+            Ok(Ok(()))
+        }
+        Err(owner) => Ok(Err(owner.map_or_else(|| "somebody else".to_owned(), |owner| owner.describe()))),
     }
-    let Ok(owner) = servelab_store::read_json::<ClaimInfo>(&folder.join(RUN_FILE)) else { return Ok(None) };
-    let Some(age_s) = heartbeat_age_s(&folder.join("heartbeat"), unix_ns()) else { return Ok(None) };
-    let liveness = Liveness { grace_s: BEATING_S, ..Liveness::local(unix_ns()) };
-    Ok((!servelab_store::is_gone(&owner, age_s, &liveness)).then(|| owner.describe()))
 }
 
 /// The scheduler's id of the allocation that this process runs in.
@@ -110,14 +123,10 @@ struct Held {
 }
 
 impl Job {
-    /// Writes `intent.json`, or for a job that was submitted says that it has started, and starts the heart.
+    /// Writes `intent.json`, unless the job was submitted and has one, and starts the heart.
     pub(crate) fn start(root: &Root, job: &JobId, intent: &Value) -> Result<Self, StoreError> {
         let folder = root.job_dir(job)?;
-        if folder.join("intent.json").exists() {
-            keep_earlier_exit(&folder);
-            write_json(&folder.join(RUN_FILE), &ClaimInfo::of_this_process(Some(job.clone()), unix_ns()))?;
-            note(root, job, JobEvent::Started { scheduler_id: own_scheduler_id(), host: hostname() })?;
-        } else {
+        if !folder.join("intent.json").exists() {
             write_json(&folder.join("intent.json"), intent)?;
         }
         let heart = Arc::new(Heart {

@@ -9,6 +9,7 @@ pub mod effective;
 pub mod environment;
 mod error;
 mod estimate;
+mod exclusive;
 #[cfg(test)]
 mod fixtures;
 mod job;
@@ -33,7 +34,7 @@ mod source;
 
 pub use control::{RunControl, SignalGuard};
 pub use error::RunError;
-pub use job::{new_job_id, own_scheduler_id, running_elsewhere};
+pub use job::{new_job_id, own_scheduler_id, take_job};
 pub use launch::Engine;
 pub use observe::{FailedCell, Observer, RunEvent, RunSummary, ServerPhase, SkippedCell};
 pub use options::{LaunchOptions, RunOptions};

@@ -2,8 +2,7 @@
 //! is looked for by its UUID before anything else is done about it. Two submitters never hand over the same job: the right
 //! to do so is a file that only one can make.
 
-use std::fs::{self, OpenOptions};
-use std::io::Write as _;
+use std::fs;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -11,6 +10,7 @@ use servelab_core::ids::JobId;
 use servelab_store::{ClaimInfo, Liveness, Root, StoreError, hostname, is_gone, read_json};
 
 use super::{JobEvent, JobState, KnownJob, LOST_AFTER_S, judge, note};
+use crate::exclusive::Right;
 use crate::job::unix_ns;
 use crate::scheduler::{QueryError, Scheduler, SchedulerId, SubmitError};
 
@@ -36,9 +36,15 @@ pub enum SubmitOutcome {
 /// Submits one prepared job.
 pub fn submit(root: &Root, job: &JobId, script: &Path, scheduler: &dyn Scheduler) -> Result<SubmitOutcome, StoreError> {
     let folder = root.job_dir(job)?;
-    let right = match Right::take(&folder)? {
+    let path = folder.join(SUBMITTER);
+    let me = ClaimInfo::of_this_process(None, unix_ns());
+    let is_over = |holder: &ClaimInfo| is_gone(holder, age_s(&path), &Liveness::local(unix_ns()));
+    let right = match Right::take(&path, &me, &is_over)? {
         Ok(right) => right,
-        Err(holder) => return Ok(SubmitOutcome::Busy(holder)),
+        Err(holder) => {
+            let holder = holder.map_or_else(|| "somebody".to_owned(), |holder| holder.describe());
+            return Ok(SubmitOutcome::Busy(holder));
+        }
     };
     note(root, job, JobEvent::Submitting { host: hostname(), pid: std::process::id() })?;
     let outcome = match scheduler.submit(script) {
@@ -63,45 +69,6 @@ pub fn submit(root: &Root, job: &JobId, script: &Path, scheduler: &dyn Scheduler
     };
     right.give_back();
     Ok(outcome)
-}
-
-/// The right to hand over one job.
-struct Right {
-    path: std::path::PathBuf,
-}
-
-impl Right {
-    /// The inner error names the holder.
-    fn take(folder: &Path) -> Result<Result<Self, String>, StoreError> {
-        let path = folder.join(SUBMITTER);
-        let me = ClaimInfo::of_this_process(None, unix_ns());
-        let text = serde_json::to_vec(&me).unwrap_or_default();
-        for _ in 0..2 {
-            match OpenOptions::new().write(true).create_new(true).open(&path) {
-                Ok(mut file) => {
-                    file.write_all(&text).map_err(|source| StoreError::Io {
-                        action: "write",
-                        path: path.clone(),
-                        source,
-                    })?;
-                    return Ok(Ok(Self { path }));
-                }
-                Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
-                Err(source) => return Err(StoreError::Io { action: "write", path, source }),
-            }
-            let holder: Option<ClaimInfo> = read_json(&path).ok();
-            if !holder.as_ref().is_some_and(|holder| is_gone(holder, age_s(&path), &Liveness::local(unix_ns()))) {
-                return Ok(Err(holder.map_or_else(|| "somebody".to_owned(), |holder| holder.describe())));
-            }
-            // Only one of several renames it away.
-            let _ = fs::rename(&path, folder.join(format!(".{SUBMITTER}.{}", std::process::id())));
-        }
-        Ok(Err("somebody".to_owned()))
-    }
-
-    fn give_back(self) {
-        let _ = fs::remove_file(&self.path);
-    }
 }
 
 fn age_s(path: &Path) -> u64 {

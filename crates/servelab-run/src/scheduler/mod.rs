@@ -181,6 +181,18 @@ fn complaint(reply: &Reply) -> String {
     if short.is_empty() { format!("exit status {}", reply.status) } else { short }
 }
 
+/// Real output that lies beside the repository; left out, and said so, where it is not.
+#[cfg(test)]
+pub(crate) fn samples(below: &str) -> Option<std::path::PathBuf> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/samples").join(below);
+    if path.exists() {
+        return Some(path);
+    }
+    let text = format!("left out: there are no sample files at {}\n", path.display());
+    let _ = std::io::Write::write_all(&mut std::io::stderr(), text.as_bytes());
+    None
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -51,6 +51,17 @@ fn is_bash(text: &str) {
     assert!(out.status.success() && out.stderr.is_empty(), "{}\n{text}", String::from_utf8_lossy(&out.stderr));
 }
 
+/// The whole text, as a file that a person can read beside. `SERVELAB_UPDATE=1` writes it anew.
+#[track_caller]
+fn is_as_expected(name: &str, text: &str) {
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("src/script/expected").join(name);
+    if std::env::var_os("SERVELAB_UPDATE").is_some() {
+        std::fs::write(&path, text).unwrap();
+    }
+    let expected = std::fs::read_to_string(&path).unwrap_or_default();
+    assert_eq!(text, expected, "{} differs", path.display());
+}
+
 const SLURM: &str = "scheduler: slurm
 account: m0000_g
 partition: gpu
@@ -74,7 +85,7 @@ extra_directives: [\"--licenses=scratch\"]
 fn a_slurm_script() {
     let text = script(&site(SLURM), "seqs 4/8").unwrap();
     is_bash(&text);
-    insta::assert_snapshot!("slurm", text);
+    is_as_expected("run_example_head.sbatch", &text);
 }
 
 #[test]
@@ -88,7 +99,7 @@ fn a_pbs_script() {
     )
     .unwrap();
     is_bash(&text);
-    insta::assert_snapshot!("pbs", text);
+    is_as_expected("run_example_head.pbs", &text);
     assert!(!text.lines().any(|line| line.starts_with("#PBS") && line.contains(" #")), "PBS refuses such lines");
 }
 

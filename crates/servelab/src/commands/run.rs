@@ -57,7 +57,7 @@ pub(crate) fn run(args: &RunArgs, ui: Ui) -> Result<ExitCode, CommandError> {
     let Some(job) = args.job.as_deref().map(JobId::new) else { return measure(args, None, ui) };
     let root = Root::open(&args.study.root)?;
     let intent = servelab_run::jobs::intent(&root, &job)?;
-    if let Some(holder) = servelab_run::running_elsewhere(&root, &job)? {
+    if let Err(holder) = servelab_run::take_job(&root, &job)? {
         ui.always(&format!("job {} is run by {holder}; nothing to do here", job.short()));
         return Ok(ExitCode::SUCCESS);
     }

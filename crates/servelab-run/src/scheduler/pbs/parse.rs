@@ -257,7 +257,7 @@ Job Id: 8.pbshead
 
     #[test]
     fn real_samples() {
-        let Some(folder) = servelab_testkit::samples("samples/pbs") else { return };
+        let Some(folder) = crate::scheduler::samples("pbs") else { return };
         let read = |name: &str| std::fs::read_to_string(folder.join(name)).unwrap();
         let jobs = qstat_f(&read("qstat-f-mixed.txt"));
         let phases: Vec<JobPhase> = jobs.iter().map(|job| job.report().phase).collect();

@@ -242,10 +242,9 @@ mod tests {
         assert_eq!(nodes[2].reason.as_deref(), Some("bad cable | link"));
     }
 
-    /// Real output that lies beside the repository; left out, and said so, where it is not.
     #[test]
     fn real_samples() {
-        let Some(folder) = servelab_testkit::samples("samples/slurm") else { return };
+        let Some(folder) = crate::scheduler::samples("slurm") else { return };
         let read = |name: &str| std::fs::read_to_string(folder.join(name)).unwrap();
         assert_eq!(squeue(&read("squeue-r-22.05.txt")).len(), 10);
         let jobs = squeue(&read("squeue-o-26.05.txt"));
