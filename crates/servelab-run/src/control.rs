@@ -37,9 +37,8 @@ impl RunControl {
 
     /// The run ends in order at this instant, because its allocation ends soon after. The first call counts.
     pub fn stop_at(&self, at: Instant) {
-        let left = at.saturating_duration_since(Instant::now());
         // Slurm may warn up to a minute earlier than it was asked to.
-        let slack = if left > Duration::from_secs(600) { Duration::from_secs(60) } else { Duration::from_secs(2) };
+        let slack = Duration::from_secs(60).min(at.saturating_duration_since(Instant::now()));
         let _ = self.deadline.set(Deadline { at, slack });
     }
 

@@ -80,9 +80,9 @@ impl ServerFailure {
 
     /// The log's own words win over `code`, which says only what could be seen from outside.
     fn with_log(code: &str, detail: String, advice: &str, log: Option<&Path>) -> Self {
-        let name = log.and_then(Path::file_name).map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
         let text = log.and_then(|path| tail(path, MAX_LOG_BYTES).ok()).unwrap_or_default();
-        let Some(found) = scan_log_lines(text.lines().map(|line| (name.as_str(), line))) else {
+        let logs = log.map(|path| with_other_ranks(path, &text)).unwrap_or_default();
+        let Some(found) = scan_log_lines(in_order_of_time(&logs)) else {
             let mut failure = Self::new(code, detail, Some(advice));
             failure.report.line = text.lines().rev().find(|line| !line.trim().is_empty()).map(shorten);
             failure.report.source = log.map(|path| path.display().to_string());
@@ -96,11 +96,52 @@ impl ServerFailure {
                 code: found.code,
                 detail: format!("{detail}{numbers}"),
                 line: Some(shorten(&found.line)),
-                source: log.map(|path| format!("{}:{}", path.display(), found.line_number)),
+                source: log
+                    .map(|path| format!("{}:{}", path.with_file_name(&found.source).display(), found.line_number)),
                 advice: Some(found.advice),
             },
         }
     }
+}
+
+/// Logs of all ranks of a server, by name: they lie beside each other.
+fn with_other_ranks(log: &Path, text: &str) -> Vec<(String, String)> {
+    let name = |path: &Path| path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+    let mut logs = vec![(name(log), text.to_owned())];
+    let entries = log.parent().and_then(|folder| std::fs::read_dir(folder).ok());
+    let mut others: Vec<_> = entries.into_iter().flatten().filter_map(|entry| Some(entry.ok()?.path())).collect();
+    others.sort();
+    for path in others.iter().filter(|path| *path != log && path.extension().is_some_and(|end| end == "log")) {
+        logs.extend(tail(path, MAX_LOG_BYTES).ok().map(|text| (name(path), text)));
+    }
+    logs
+}
+
+/// Lines of several logs by the clock that they print; a line without a time belongs to the one before it. Logs without
+/// any time follow each other.
+fn in_order_of_time(logs: &[(String, String)]) -> Vec<(&str, &str)> {
+    let mut lines: Vec<(Option<&str>, &str, &str)> = Vec::new();
+    for (name, text) in logs {
+        let mut now: Option<&str> = None;
+        for line in text.lines() {
+            // Clocks of one log only go forward: what was printed late is not moved before its neighbours.
+            now = clock_of(line).filter(|clock| now.is_none_or(|before| *clock > before)).or(now);
+            lines.push((now, name, line));
+        }
+    }
+    lines.sort_by_key(|(clock, ..)| *clock);
+    lines.into_iter().map(|(_, name, line)| (name, line)).collect()
+}
+
+/// `MM-DD HH:MM:SS` as vLLM prints it, within the first part of a line.
+fn clock_of(line: &str) -> Option<&str> {
+    const SHAPE: &[u8] = b"00-00 00:00:00";
+    let bytes = line.as_bytes();
+    let is_clock = |window: &[u8]| {
+        window.iter().zip(SHAPE).all(|(byte, shape)| if *shape == b'0' { byte.is_ascii_digit() } else { byte == shape })
+    };
+    let at = bytes.get(..bytes.len().min(80))?.windows(SHAPE.len()).position(is_clock)?;
+    line.get(at..at + SHAPE.len())
 }
 
 fn shorten(line: &str) -> String {
@@ -130,6 +171,24 @@ mod tests {
         assert_eq!((failure.state, failure.report.code.as_str()), (CellState::Infeasible, "kv_too_small"));
         assert!(failure.report.detail.contains("estimated_max_len 34736"), "{}", failure.report.detail);
         assert!(failure.report.source.unwrap().ends_with("serve-0.log:2"));
+    }
+
+    #[test]
+    fn the_rank_that_failed_first_is_the_cause() {
+        let folder = tempfile::tempdir().unwrap();
+        let head = folder.path().join("serve-0.log");
+        let log = "INFO 11-25 10:00:01 [a.py] starting\nINFO 11-25 10:00:02 [a.py] ready\n";
+        let late =
+            "ERROR 11-25 10:00:09 [b.py] torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 1.74 GiB.\n";
+        std::fs::write(&head, format!("{log}{late}")).unwrap();
+        let flag = "ERROR 11-25 10:00:05 [c.py] vllm: error: unrecognized arguments: --all2all-backend x\n";
+        std::fs::write(folder.path().join("serve-1.log"), format!("{log}{flag}")).unwrap();
+        let exit = ServerExit { status: Some(1), signal: None };
+        let failure = ServerFailure::not_ready(&NotReady::Exited { exit }, false, Some(&head));
+        assert_eq!(failure.report.code, "bad_flag");
+        assert!(failure.report.source.unwrap().ends_with("serve-1.log:3"));
+        assert_eq!(clock_of("(EngineCore pid=1) INFO 11-25 10:00:01 x"), Some("11-25 10:00:01"));
+        assert_eq!(clock_of("no é clock"), None);
     }
 
     #[test]

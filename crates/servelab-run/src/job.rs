@@ -75,7 +75,9 @@ pub fn take_job(root: &Root, job: &JobId) -> Result<Result<(), String>, StoreErr
     match Right::take(&path, &me, &is_over)? {
         Ok(_) => {
             keep_earlier_exit(&folder);
-            note(root, job, JobEvent::Started { scheduler_id: own_scheduler_id(), host: hostname() })?;
+            // The scheduler's own name of the node is what it can be told to keep away from.
+            let host = std::env::var("SLURMD_NODENAME").unwrap_or_else(|_| hostname());
+            note(root, job, JobEvent::Started { scheduler_id: own_scheduler_id(), host })?;
             Ok(Ok(()))
         }
         Err(owner) => Ok(Err(owner.map_or_else(|| "somebody else".to_owned(), |owner| owner.describe()))),

@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 
 use servelab_core::plan::{PlannedPoint, RolePlan};
 
+use crate::span::{nodes_of, spread_of};
+
 /// Which engine serves the points of a run.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Engine {
@@ -36,8 +38,12 @@ impl Engine {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NotHere(pub String);
 
-/// The only role that has to be started here; `None` for an external server.
-pub fn role_to_start<'a>(engine: &Engine, point: &'a PlannedPoint) -> Result<Option<&'a RolePlan>, NotHere> {
+/// The only role that has to be started here, where so many nodes are; `None` for an external server.
+pub fn role_to_start<'a>(
+    engine: &Engine,
+    point: &'a PlannedPoint,
+    n_nodes_here: usize,
+) -> Result<Option<&'a RolePlan>, NotHere> {
     if matches!(engine, Engine::External { .. }) {
         return Ok(None);
     }
@@ -55,11 +61,19 @@ pub fn role_to_start<'a>(engine: &Engine, point: &'a PlannedPoint) -> Result<Opt
     if role.argv.len() < 2 {
         return Err(NotHere("the plan has no command line for this engine".to_owned()));
     }
-    let nodes = role.placement.first().map_or(1, |place| place.node_gpus.len());
-    if nodes > 1 && !engine.is_simulated() {
-        return Err(NotHere(format!(
-            "it spans {nodes} nodes; `run` serves on this machine only (rehearse it with --engine sim)"
-        )));
+    let nodes = nodes_of(role);
+    // The simulator rehearses on one machine what does not fit.
+    if nodes > 1 && !(engine.is_simulated() && n_nodes_here < nodes) {
+        if n_nodes_here < nodes {
+            return Err(NotHere(format!(
+                "it spans {nodes} nodes, and there are {n_nodes_here} here: submit it, or rehearse it with --engine sim"
+            )));
+        }
+        if let Err(reason) = spread_of(point)
+            && !engine.is_simulated()
+        {
+            return Err(NotHere(reason));
+        }
     }
     Ok(Some(role))
 }
@@ -282,7 +296,7 @@ mod tests {
         let vllm = Engine::Process { program: None };
         let sim = Engine::Sim { program: "x".into() };
         let mut point = point("p", &[]);
-        let reason = |engine: &Engine, point: &PlannedPoint| role_to_start(engine, point).err().map(|error| error.0);
+        let reason = |engine: &Engine, point: &PlannedPoint| role_to_start(engine, point, 1).err().map(|error| error.0);
         point.roles = vec![role("vllm serve m")];
         assert_eq!(reason(&vllm, &point), None);
         point.roles[0].placement[0].node_gpus.insert(1, vec![0]);

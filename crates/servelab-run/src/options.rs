@@ -1,5 +1,6 @@
 //! Everything that tells a run how to run; what to run is the plan. Plain data with usual values as defaults.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use servelab_core::metrics::RequestSlo;
@@ -26,6 +27,10 @@ pub struct LaunchOptions {
     pub stop_grace: Duration,
     /// For engines that want one.
     pub api_key: Option<ApiKey>,
+    /// Network interface of the fabric between nodes, if the site names one.
+    pub fabric_interface: Option<String>,
+    /// This program as other nodes find it; starts ranks there. Without it no server spans nodes.
+    pub program: Option<PathBuf>,
 }
 
 impl Default for LaunchOptions {
@@ -38,6 +43,8 @@ impl Default for LaunchOptions {
             ready_timeout: Duration::from_secs(1800),
             stop_grace: Duration::from_secs(20),
             api_key: None,
+            fabric_interface: None,
+            program: None,
         }
     }
 }

@@ -20,13 +20,15 @@ use crate::effective::{EffectiveConfig, compare};
 use crate::environment::{EnvLock, Machine};
 use crate::error::RunError;
 use crate::launch::{Engine, command_line, command_text, environment, served_model};
+use crate::nodes::{Allocation, own_address};
 use crate::observe::ServerPhase;
 use crate::options::LaunchOptions;
 use crate::port::{ReservedPort, reserve_port};
-use crate::process::{ServerCommand, ServerProcess};
+use crate::process::{ProcessError, ServerCommand, ServerProcess};
 use crate::ready::{NotReady, ReadyCheck, wait_ready};
 use crate::recorder::Recorder;
 use crate::serverlog::ServerLogFacts;
+use crate::span::{Meeting, Spread, environment_line, nodes_of, rank_arguments, remote_command, spread_of};
 
 /// Starts that found their port taken before another code is reported.
 const PORT_TRIES: u32 = 3;
@@ -44,8 +46,16 @@ pub(crate) struct Launcher<'a> {
     pub(crate) recorder: &'a Recorder<'a>,
     pub(crate) control: &'a RunControl,
     pub(crate) machine: Machine,
+    pub(crate) allocation: Allocation,
     /// Starts so far; numbers log folders and tokens.
     pub(crate) starts: Cell<u32>,
+}
+
+/// A server on several nodes.
+struct Span {
+    spread: Spread,
+    n_nodes: usize,
+    meeting: Meeting,
 }
 
 pub(crate) enum StartOutcome {
@@ -57,8 +67,8 @@ pub(crate) enum StartOutcome {
 /// A server that serves.
 pub(crate) struct PointServer {
     process: Option<ServerProcess>,
-    /// Held as long as the server has it.
-    _port: Option<ReservedPort>,
+    /// Held as long as the server has them.
+    _ports: Vec<ReservedPort>,
     pub(crate) base_url: String,
     api_key: Option<ApiKey>,
     log: Option<PathBuf>,
@@ -82,23 +92,25 @@ impl Launcher<'_> {
         let mut port_base = self.options.port_base;
         let mut tries = 1;
         loop {
-            let mut port = None;
+            let mut ports = Vec::new();
             let (process, base_url) = match role {
                 None => (None, normal_base_url(engine_url)),
                 Some(role) => {
                     let reserved = reserve_port(port_base).ok_or(RunError::NoPort { base: self.options.port_base })?;
                     let number = reserved.port();
-                    port = Some(reserved);
-                    match self.spawn(point, role, number, attempts)? {
+                    ports.push(reserved);
+                    match self.spawn(point, role, number, &mut ports, attempts)? {
                         Ok((process, log)) => (Some((process, log)), format!("http://127.0.0.1:{number}")),
                         Err(failure) => return Ok(StartOutcome::Failed(failure)),
                     }
                 }
             };
             let (mut process, log) = process.map_or((None, None), |(process, log)| (Some(process), Some(log)));
-            let number = port.as_ref().map(ReservedPort::port);
+            let number = ports.first().map(ReservedPort::port);
             match self.wait(point, &model, &base_url, number, process.as_mut(), log.as_deref())? {
-                Ok(()) => return self.up(point, process, port, base_url, log).map(|up| StartOutcome::Up(Box::new(up))),
+                Ok(()) => {
+                    return self.up(point, process, ports, base_url, log).map(|up| StartOutcome::Up(Box::new(up)));
+                }
                 Err(NotReady::Cancelled) => {
                     self.end(process.as_mut(), "cancelled start");
                     return Ok(StartOutcome::Cancelled);
@@ -127,13 +139,20 @@ impl Launcher<'_> {
         point: &PlannedPoint,
         role: &RolePlan,
         port: u16,
+        ports: &mut Vec<ReservedPort>,
         attempts: &[AttemptDir],
     ) -> Result<Result<(ServerProcess, PathBuf), ServerFailure>, RunError> {
         let number = self.starts.get() + 1;
         self.starts.set(number);
         let name = format!("{number}-{}", point.id.short());
-        let argv = command_line(self.engine, point, role, port, &self.options.extra_args);
-        let env = environment(&self.options.env, role);
+        let planned = command_line(self.engine, point, role, port, &self.options.extra_args);
+        let mut env = environment(&self.options.env, role);
+        let span = self.span(point, role, port, ports)?;
+        let mut argv = planned.clone();
+        if let Some(span) = &span {
+            argv.extend(rank_arguments(span.spread, &planned, span.n_nodes, 0, span.meeting));
+            env.push(("VLLM_HOST_IP".to_owned(), span.meeting.address.to_string()));
+        }
         let point_dir = self.root.point_dir(&point.id)?;
         write_json(&point_dir.join("config.json"), &point.config)?;
         let text = command_text(&argv, &env, &self.options.secrets);
@@ -147,15 +166,75 @@ impl Launcher<'_> {
             record: self.job_dir.join("servers").join(format!("{name}.json")),
             token: format!("{job}/{name}"),
         };
-        match ServerProcess::spawn(&command) {
-            Ok(process) => {
-                for attempt in attempts {
-                    show_log(&log, &attempt.server_log(&role.role, 0));
-                }
-                Ok(Ok((process, log)))
-            }
-            Err(error) => Ok(Err(ServerFailure::spawn(&error))),
+        let mut process = match ServerProcess::spawn(&command) {
+            Ok(process) => process,
+            Err(error) => return Ok(Err(ServerFailure::spawn(&error))),
+        };
+        for attempt in attempts {
+            show_log(&log, &attempt.server_log(&role.role, 0));
         }
+        if let Some(span) = &span
+            && let Err(error) = self.start_ranks(span, role, &planned, &command, &mut process, attempts)
+        {
+            return Ok(Err(ServerFailure::spawn(&error)));
+        }
+        Ok(Ok((process, log)))
+    }
+
+    /// Where the ranks of a server that spans nodes meet; `None` for one that does not, and for a rehearsal on fewer nodes.
+    fn span(
+        &self,
+        point: &PlannedPoint,
+        role: &RolePlan,
+        port: u16,
+        ports: &mut Vec<ReservedPort>,
+    ) -> Result<Option<Span>, RunError> {
+        let n_nodes = nodes_of(role);
+        if n_nodes < 2 || self.allocation.nodes.len() < n_nodes || self.options.program.is_none() {
+            return Ok(None);
+        }
+        let reserved = reserve_port(port.saturating_add(1)).ok_or(RunError::NoPort { base: self.options.port_base })?;
+        let interface = self.options.fabric_interface.as_deref();
+        let other = self.allocation.nodes.get(1).map(String::as_str);
+        let meeting = Meeting { address: own_address(interface, other), port: reserved.port() };
+        ports.push(reserved);
+        // A study for the simulator need not say how.
+        Ok(Some(Span { spread: spread_of(point).unwrap_or(Spread::Mp), n_nodes, meeting }))
+    }
+
+    /// Starts the ranks on the other nodes.
+    fn start_ranks(
+        &self,
+        span: &Span,
+        role: &RolePlan,
+        planned: &[String],
+        head: &ServerCommand,
+        process: &mut ServerProcess,
+        attempts: &[AttemptDir],
+    ) -> Result<(), ProcessError> {
+        let Some(program) = &self.options.program else { return Ok(()) };
+        let folder = head.log.parent().unwrap_or(Path::new("."));
+        let env = environment_line(&head.env);
+        for rank in 1..span.n_nodes {
+            let log = folder.join(format!("{}-{rank}.log", role.role));
+            // There before the rank is, so that every attempt can show it.
+            let _ = fs::OpenOptions::new().create(true).append(true).open(&log);
+            for attempt in attempts {
+                show_log(&log, &attempt.server_log(&role.role, rank as u32));
+            }
+            let mut argv = planned.to_vec();
+            argv.extend(rank_arguments(span.spread, planned, span.n_nodes, rank, span.meeting));
+            let record = head.record.with_extension(format!("rank-{rank}.json"));
+            let (log_text, record_text) = (log.to_string_lossy(), record.to_string_lossy());
+            let token = format!("{}/{rank}", head.token);
+            let first = self.allocation.nodes.first().map_or("localhost", String::as_str);
+            let mut options =
+                vec![("log", &*log_text), ("record", &*record_text), ("token", token.as_str()), ("toward", first)];
+            options.extend(self.options.fabric_interface.as_deref().map(|interface| ("interface", interface)));
+            let Some(command) = remote_command(&self.allocation, rank, program, &options, &argv) else { continue };
+            process.add_rank(&command, &folder.join(format!("rank-{rank}.log")), &env)?;
+        }
+        Ok(())
     }
 
     fn wait(
@@ -201,7 +280,7 @@ impl Launcher<'_> {
         &self,
         point: &PlannedPoint,
         process: Option<ServerProcess>,
-        port: Option<ReservedPort>,
+        ports: Vec<ReservedPort>,
         base_url: String,
         log: Option<PathBuf>,
     ) -> Result<PointServer, RunError> {
@@ -225,7 +304,7 @@ impl Launcher<'_> {
             machine: self.machine.clone(),
         };
         write_json(&point_dir.join("env.lock.json"), &lock)?;
-        Ok(PointServer { process, _port: port, base_url, api_key, log, effective, can_reset_cache: true })
+        Ok(PointServer { process, _ports: ports, base_url, api_key, log, effective, can_reset_cache: true })
     }
 
     /// Ends a server; what survives even SIGKILL is reported, because nothing else can be done about it.

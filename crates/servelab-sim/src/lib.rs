@@ -17,6 +17,7 @@ pub mod live;
 pub mod metrics;
 mod profile;
 mod random;
+pub mod rendezvous;
 mod settings;
 pub mod simulate;
 mod startup;

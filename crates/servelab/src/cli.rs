@@ -49,8 +49,13 @@ pub(crate) enum Command {
     Report(commands::report::ReportArgs),
     /// Serve a simulated vLLM over HTTP
     Sim(commands::sim::SimArgs),
+    /// Run one rank of a server that spans nodes
+    #[command(hide = true)]
+    Rank(commands::rank::RankArgs),
     /// Read profiler traces: summary, metrics
     Trace(commands::trace::TraceArgs),
+    /// Check this machine and the site behind it
+    Doctor(commands::doctor::DoctorArgs),
     /// Explain a verdict or failure code
     Explain(commands::explain::ExplainArgs),
     /// Print a shell completion script
@@ -182,7 +187,9 @@ fn dispatch(command: Command, ui: Ui) -> Result<ExitCode, CommandError> {
         Command::Logs(args) => commands::logs::logs(&args, ui),
         Command::Report(args) => commands::report::report(&args, ui),
         Command::Sim(args) => commands::sim::sim(args, ui),
+        Command::Rank(args) => commands::rank::rank(args, ui),
         Command::Trace(args) => commands::trace::trace(&args, ui),
+        Command::Doctor(args) => commands::doctor::doctor(&args, ui),
         Command::Explain(args) => commands::explain::explain(&args, ui),
         Command::Completions(args) => commands::docs::completions(&args, &mut Cli::command(), ui),
         Command::Man(args) => commands::docs::man(&args, Cli::command(), ui),

@@ -353,6 +353,31 @@ fn load_site(
     Ok((site, Some(site_doc)))
 }
 
+/// A site without a study: by name in `./sites` or the user's folder, or by path; this machine when none is named.
+pub(crate) fn site_by_name(name: Option<&str>) -> Result<Site, CommandError> {
+    let Some(name) = name else { return Ok(Site::local()) };
+    let is_path = name.contains('/') || name.ends_with(".yaml") || name.ends_with(".yml");
+    let file = format!("{name}.yaml");
+    let candidates: Vec<PathBuf> = match is_path {
+        true => vec![PathBuf::from(name)],
+        false => std::iter::once(PathBuf::from("sites").join(&file))
+            .chain(config_dir().map(|dir| dir.join("sites").join(&file)))
+            .collect(),
+    };
+    let Some(path) = candidates.iter().find(|path| path.is_file()) else {
+        if name == "local" {
+            return Ok(Site::local());
+        }
+        let places: Vec<String> = candidates.iter().map(|path| format!("`{}`", path.display())).collect();
+        return Err(CommandError::usage(format!("there is no site `{name}`"))
+            .hint(format!("looked for {}; `servelab init` writes an example", places.join(" and "))));
+    };
+    let mut sources = SourceMap::default();
+    let read = study::compose::load(&path.to_string_lossy(), &mut |path| read_text(path), &mut sources)
+        .and_then(|doc| yaml::from_node::<Site>(&doc));
+    read.map_err(|diagnostic| CommandError::diagnostic(&diagnostic, &sources))
+}
+
 /// Replaces `${site.NAME}` by the site's path of that name.
 fn fill_variables(text: &str, site: &Site) -> Result<String, String> {
     let mut out = String::new();

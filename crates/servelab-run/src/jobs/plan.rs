@@ -121,7 +121,8 @@ pub fn plan_jobs(input: &PlanJobs<'_>) -> Result<Planned, StoreError> {
     }
     let mut requests = Vec::new();
     for start in starts(input.plan, &open, input.ordering) {
-        match role_to_start(input.engine, start.point) {
+        // The job will have the nodes that it asks for.
+        match role_to_start(input.engine, start.point, usize::MAX) {
             Ok(_) => requests.push(JobRequest {
                 point: start.point.clone(),
                 block: start.block,
@@ -226,6 +227,7 @@ pub fn prepare(preparation: &Preparation<'_>, requests: &[JobRequest]) -> Result
         let intent_path = root.job_dir(&job)?.join("intent.json");
         let gpus_per_node = gpus_per_node(&request.point);
         let command = (preparation.command)(&job);
+        let avoid = failed_nodes(preparation.known, &request.point.id, request.block);
         let script = JobScript {
             job: &job,
             study: preparation.study,
@@ -241,6 +243,7 @@ pub fn prepare(preparation: &Preparation<'_>, requests: &[JobRequest]) -> Result
             logs: &root.logs_dir(),
             intent: &intent_path,
             command: &command,
+            avoid: &avoid,
         };
         let text = job_script(&script)?;
         let file = format!("run_{name}_head.{}", extension(preparation.site.scheduler));
@@ -351,6 +354,14 @@ fn round(known: &[KnownJob], point: &PointId, block: u32) -> u32 {
         Some(job) if matches!(judge(job).state, JobState::Prepared | JobState::Refused) => job.intent.round,
         Some(job) => job.intent.round + 1,
     }
+}
+
+/// Nodes that failed under earlier jobs for the same configuration and block. Of several nodes nobody says which it was.
+fn failed_nodes(known: &[KnownJob], point: &PointId, block: u32) -> Vec<String> {
+    let of_start = known.iter().filter(|job| job.intent.point == *point && job.intent.block == block);
+    let failed = of_start.filter(|job| job.intent.nodes == 1 && judge(job).state == JobState::NodeFailed);
+    let nodes: BTreeSet<String> = failed.filter_map(|job| job.first_node().map(str::to_owned)).collect();
+    nodes.into_iter().collect()
 }
 
 /// A file-safe name for each request, no two alike.

@@ -53,6 +53,14 @@ impl KnownJob {
         })
     }
 
+    /// The first node that it ran on, as the scheduler calls it.
+    pub fn first_node(&self) -> Option<&str> {
+        self.journal.iter().rev().find_map(|entry| match &entry.event {
+            JobEvent::Started { host, .. } => Some(host.as_str()),
+            _ => None,
+        })
+    }
+
     /// The scheduler's last word since the latest submission.
     pub fn last_report(&self) -> Option<&JobReport> {
         for entry in self.journal.iter().rev() {

@@ -409,6 +409,8 @@ fn cells_of_a_dead_job() {
             let Claim::Acquired(attempt) = lab.root.claim_cell(&request).unwrap() else { panic!("not acquired") };
             attempts.push(attempt);
         }
+        let started = JobEvent::Started { scheduler_id: None, host: "node7".to_owned() };
+        note(&lab.root, job.id(), started).unwrap();
         attempts[0].enter(CellState::Done, 1, None, None).unwrap();
         attempts[1].enter(CellState::Measuring, 1, None, None).unwrap();
         lab.fake.report_all(&report(phase, None));
@@ -425,5 +427,9 @@ fn cells_of_a_dead_job() {
         assert_eq!((planned.finished, cells.len()), (1, 7), "{phase:?}");
         let next = lab.prepare(&planned);
         assert!(next.iter().all(|next| next.intent.round == 1 && next.intent.job != *job.id()));
+        let of_same =
+            |next: &&PreparedJob| next.intent.point == job.intent.point && next.intent.block == job.intent.block;
+        let script = std::fs::read_to_string(&next.iter().find(of_same).unwrap().script).unwrap();
+        assert_eq!(script.contains("--exclude=node7"), phase == JobPhase::NodeFailed, "{phase:?}");
     }
 }

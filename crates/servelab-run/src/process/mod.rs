@@ -140,6 +140,8 @@ pub struct ServerProcess {
     record: PathBuf,
     exit: Option<ServerExit>,
     is_gone: bool,
+    /// Local ends of ranks on other nodes: members of the group. Their standard inputs are the ranks' lifelines.
+    ranks: Vec<Child>,
 }
 
 impl ServerProcess {
@@ -189,9 +191,33 @@ impl ServerProcess {
             record: command.record.clone(),
             exit: None,
             is_gone: false,
+            ranks: Vec::new(),
         };
         server.write_record()?;
         Ok(server)
+    }
+
+    /// Starts another rank of the server on another node, through a local program that lives as long as the rank does.
+    /// It joins the group; `first_line` is the beginning of its standard input.
+    pub fn add_rank(&mut self, argv: &[String], log: &Path, first_line: &str) -> Result<(), ProcessError> {
+        let Some((program, args)) = argv.split_first() else { return Ok(()) };
+        let output = open_log(log)?;
+        let errors = output.try_clone().map_err(|source| ProcessError::File { path: log.to_owned(), source })?;
+        let mut child = Command::new(program)
+            .args(args)
+            .env(SERVER_TOKEN_ENV, &self.token)
+            .stdin(Stdio::piped())
+            .stdout(output)
+            .stderr(errors)
+            .process_group(self.pgid)
+            .spawn()
+            .map_err(|source| ProcessError::Spawn { program: program.clone(), source })?;
+        if let Some(stdin) = &mut child.stdin {
+            // A program that ended at once is noticed by its exit.
+            let _ = stdin.write_all(first_line.as_bytes()).and_then(|()| stdin.flush());
+        }
+        self.ranks.push(child);
+        Ok(())
     }
 
     /// The server's own process id.
@@ -212,10 +238,16 @@ impl ServerProcess {
         !inodes.is_empty() && !self.members().iter().any(may_hold)
     }
 
-    /// How the server ended, if it has. Does not block.
+    /// How the server ended, if it has; a server that lost a rank has. Does not block.
     pub fn exit(&mut self) -> Option<ServerExit> {
+        let own = self.child.try_wait().ok().flatten();
+        let mut rank = None;
+        // Every rank is looked at, so that none stays a zombie.
+        for child in &mut self.ranks {
+            rank = child.try_wait().ok().flatten().or(rank);
+        }
         if self.exit.is_none() {
-            self.exit = self.child.try_wait().ok().flatten().map(ServerExit::of);
+            self.exit = own.or(rank).map(ServerExit::of);
         }
         self.exit
     }
@@ -229,6 +261,9 @@ impl ServerProcess {
     pub fn stop_unless_hurried(&mut self, grace: Duration, is_hurried: &dyn Fn() -> bool) -> Result<(), ProcessError> {
         if self.is_gone {
             return Ok(());
+        }
+        for rank in &mut self.ranks {
+            drop(rank.stdin.take());
         }
         if !grace.is_zero() && !is_hurried() {
             self.signal_group(Signal::TERM);
@@ -273,6 +308,7 @@ impl ServerProcess {
     fn wait_until_empty(&mut self, limit: Duration, is_hurried: &dyn Fn() -> bool) {
         let deadline = Instant::now() + limit;
         while Instant::now() < deadline && !is_hurried() {
+            // `exit` collects children: without it the group would never look empty.
             if self.exit().is_some() && self.members().is_empty() {
                 return;
             }

@@ -25,6 +25,7 @@ use crate::error::RunError;
 use crate::estimate::Estimate;
 use crate::job::{Job, job_life, new_job_id, unix_ns};
 use crate::launch::{Engine, NotHere, find_program, program, role_to_start, served_model};
+use crate::nodes::Allocation;
 use crate::observe::{FailedCell, Observer, RunEvent, RunSummary, ServerPhase, SkippedCell};
 use crate::options::RunOptions;
 use crate::process::orphan;
@@ -74,7 +75,8 @@ pub fn run(
     let todo = Todo::find(input)?;
     let starts = starts(input.plan, &todo.cells, input.options.ordering);
     reap_orphans(input.root, &recorder);
-    preflight(input, &starts)?;
+    let allocation = Allocation::detect();
+    preflight(input, &starts, allocation.nodes.len())?;
 
     let summary = RunSummary { finished_before: todo.finished, skipped: todo.skipped.clone(), ..RunSummary::default() };
     observer.event(&RunEvent::Started {
@@ -109,6 +111,7 @@ pub fn run(
             recorder: &recorder,
             control,
             machine: Machine::detect(),
+            allocation,
             starts: Cell::new(0),
         },
         reruns: todo.reruns,
@@ -206,8 +209,8 @@ impl<'a> Todo<'a> {
 }
 
 /// One error before anything is claimed beats the same failure in every cell.
-fn preflight(input: &RunInput<'_>, starts: &[ServerStart<'_>]) -> Result<(), RunError> {
-    let roles = starts.iter().filter_map(|start| role_to_start(input.engine, start.point).ok().flatten());
+fn preflight(input: &RunInput<'_>, starts: &[ServerStart<'_>], n_nodes: usize) -> Result<(), RunError> {
+    let roles = starts.iter().filter_map(|start| role_to_start(input.engine, start.point, n_nodes).ok().flatten());
     let Some(program) = roles.into_iter().find_map(|role| program(input.engine, role)) else { return Ok(()) };
     let site_path = input.options.launch.env.iter().find(|(name, _)| name == "PATH").map(|(_, path)| path.into());
     let search_path: Option<std::ffi::OsString> = site_path.or_else(|| std::env::var_os("PATH"));
@@ -257,7 +260,7 @@ impl<'a> Run<'a> {
     /// One server start with all its cells.
     fn start(&mut self, start: &ServerStart<'_>, source: &mut dyn RequestSource) -> Result<(), RunError> {
         let started = Instant::now();
-        let role = match role_to_start(self.input.engine, start.point) {
+        let role = match role_to_start(self.input.engine, start.point, self.launcher.allocation.nodes.len()) {
             Ok(role) => role,
             Err(NotHere(reason)) => return self.skip_all(start, &reason),
         };

@@ -83,7 +83,7 @@ pub(super) fn slurm(out: &mut String, job: &JobScript<'_>) -> Result<(), ScriptE
             return Err(ScriptError::NotForThis { key: "gpus.ask: select", scheduler: "SLURM", instead });
         }
     }
-    let excluded: Vec<&str> = site.exclude.iter().map(String::as_str).collect();
+    let excluded: Vec<&str> = site.exclude.iter().chain(job.avoid).map(String::as_str).collect();
     if !excluded.is_empty() {
         line(format!("--exclude={}", expression("exclude", &excluded.join(","))?));
     }

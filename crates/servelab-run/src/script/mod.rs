@@ -49,6 +49,8 @@ pub struct JobScript<'a> {
     pub intent: &'a Path,
     /// `servelab run …` with absolute paths.
     pub command: &'a [String],
+    /// Nodes to keep away from beside the site's: those that failed under an earlier job for the same cells.
+    pub avoid: &'a [String],
 }
 
 impl JobScript<'_> {
@@ -119,6 +121,7 @@ pub fn check(site: &Site, logs: &Path) -> Result<(), ScriptError> {
         logs,
         intent: Path::new("/jobs/uuid/intent.json"),
         command: &[],
+        avoid: &[],
     })
     .map(|_| ())
 }

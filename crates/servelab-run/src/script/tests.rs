@@ -38,6 +38,7 @@ fn script(site: &Site, label: &str) -> Result<String, ScriptError> {
         logs: &PathBuf::from("/work/out/logs"),
         intent: &PathBuf::from(format!("/work/out/jobs/{UUID}/intent.json")),
         command: &command,
+        avoid: &[],
     })
 }
 

@@ -12,6 +12,7 @@ use servelab_core::metrics::RequestSlo;
 use servelab_core::plan::Plan;
 use servelab_core::study::EngineKind;
 use servelab_load::ApiKey;
+use servelab_run::doctor::{Health, Subject, examine};
 use servelab_run::jobs::Intent;
 use servelab_run::{
     Engine, LaunchOptions, Ordering, RetryPolicy, RunControl, RunInput, RunOptions, RunSummary, SignalGuard,
@@ -27,7 +28,7 @@ use crate::study_input::StudyInput;
 use crate::ui::Ui;
 
 const DEFAULT_ORDER_SEED: u64 = 42;
-const DEFAULT_PORT_BASE: u16 = 20_000;
+pub(crate) const DEFAULT_PORT_BASE: u16 = 20_000;
 const DEFAULT_START_TIMEOUT_S: f64 = 1800.0;
 const SIM_START_TIMEOUT_S: f64 = 60.0;
 
@@ -91,6 +92,9 @@ fn measure(args: &RunArgs, intent: Option<&Intent>, ui: Ui) -> Result<ExitCode, 
     }
     let _signals = SignalGuard::install(Arc::clone(&control))
         .map_err(|error| CommandError::failed(format!("cannot watch for signals: {error}")))?;
+    if let Some(intent) = intent {
+        preflight(&root, intent, &input, ui)?;
+    }
     let progress = Progress::new(ui, &plan);
     let run_input = RunInput {
         root: &root,
@@ -108,6 +112,27 @@ fn measure(args: &RunArgs, intent: Option<&Intent>, ui: Ui) -> Result<ExitCode, 
         CommandError::failed(format!("cannot {error}")).hint(format!("nothing finished is lost; go on with: {resume}"))
     })?;
     finish(&summary, &root, &input, ui, intent.is_none().then_some(resume.as_str()))
+}
+
+/// What the job's first node is like, kept with the job. What really prevents the work is met by the work; this tells why.
+fn preflight(root: &Root, intent: &Intent, input: &StudyInput, ui: Ui) -> Result<(), CommandError> {
+    let mut site = input.site.clone();
+    // It gave this allocation: a thousand jobs need not ask it again.
+    site.scheduler = servelab_core::site::Scheduler::Local;
+    let engine = super::doctor::engine_program(input);
+    let findings = examine(&Subject {
+        site: &site,
+        root: root.path(),
+        engine: engine.as_deref(),
+        model: input.study.model.path.is_some().then(|| Path::new(input.model_path.as_str())),
+        trusts_model_code: input.study.model.trust_remote_code,
+        port_base: site.port_base.unwrap_or(DEFAULT_PORT_BASE),
+    });
+    for finding in findings.iter().filter(|finding| finding.health > Health::Skipped) {
+        ui.always(&format!("preflight {}: {}: {}", finding.health.name(), finding.check, finding.detail));
+    }
+    servelab_store::write_json(&root.job_dir(&intent.job)?.join("preflight.json"), &findings)?;
+    Ok(())
 }
 
 /// How long the allocation around this run still lasts.
@@ -207,6 +232,8 @@ fn options(args: &RunArgs, input: &StudyInput, plan: &Plan, retry: RetryPolicy) 
             port_base: input.site.port_base.unwrap_or(DEFAULT_PORT_BASE),
             ready_timeout,
             api_key,
+            fabric_interface: input.site.fabric.interface.clone(),
+            program: std::env::current_exe().ok(),
             ..LaunchOptions::default()
         },
         ordering: ordering(input),

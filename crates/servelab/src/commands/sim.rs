@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use clap::Args;
 use servelab_data::{Tokenizer, TokenizerSource};
-use servelab_sim::{FailSpec, PromptTokenizer, SimEnv, SimError, SimSettings, parse_serving_flags};
+use servelab_sim::{FailSpec, PromptTokenizer, SimEnv, SimError, SimSettings, parse_serving_flags, rendezvous};
 
 use crate::error::CommandError;
 use crate::study_input::BUILTIN_TOKENIZER;
@@ -140,6 +140,25 @@ pub(crate) fn sim(args: SimArgs, ui: Ui) -> Result<ExitCode, CommandError> {
         signal_hook::flag::register(signal, Arc::clone(&stop))
             .map_err(|error| CommandError::failed(format!("cannot watch for signals: {error}")))?;
     }
+    let ranks = Ranks::of(&rest);
+    let log = Arc::clone(&settings.log);
+    if ranks.is_headless {
+        let limit = rendezvous::LIMIT;
+        let outcome = rendezvous::follow(&ranks.address, ranks.port, ranks.rank, limit, &stop, &log);
+        return match outcome {
+            Ok(()) => Ok(ExitCode::SUCCESS),
+            Err(_) if stop.load(Ordering::SeqCst) => Ok(ExitCode::SUCCESS),
+            Err(error) => Err(sim_error(error)),
+        };
+    }
+    let _others = match ranks.n_nodes {
+        0 | 1 => None,
+        n_nodes if ranks.port > 0 => {
+            Some(rendezvous::gather(ranks.port, n_nodes, rendezvous::LIMIT, &stop, &log).map_err(sim_error)?)
+        }
+        // Nobody says where to meet: one process stands for all.
+        _ => None,
+    };
     let outcome = servelab_sim::run_blocking(
         settings,
         move |address| ui.say(&format!("servelab sim listens on http://{address} ({})", servelab_sim::LABEL)),
@@ -152,6 +171,47 @@ pub(crate) fn sim(args: SimArgs, ui: Ui) -> Result<ExitCode, CommandError> {
     }
 }
 
+/// What vLLM's flags say about other nodes.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Ranks {
+    is_headless: bool,
+    n_nodes: u32,
+    rank: u32,
+    address: String,
+    port: u16,
+}
+
+impl Ranks {
+    fn of(flags: &[String]) -> Self {
+        let text = |name: &str| {
+            let inline = format!("{name}=");
+            let at = flags.iter().position(|flag| flag == name || flag.starts_with(&inline))?;
+            let flag = flags.get(at)?;
+            flag.strip_prefix(&inline).or_else(|| flags.get(at + 1).map(String::as_str))
+        };
+        let number = |name: &str| text(name).and_then(|text| text.parse::<u32>().ok());
+        let all = number("--data-parallel-size").unwrap_or(1);
+        let local = number("--data-parallel-size-local").unwrap_or(all).max(1);
+        let by_rpc = text("--data-parallel-address").is_some();
+        Self {
+            is_headless: flags.iter().any(|flag| flag == "--headless"),
+            n_nodes: if by_rpc { all.div_ceil(local) } else { number("--nnodes").unwrap_or(1) },
+            rank: match number("--data-parallel-start-rank") {
+                Some(start) => start / local,
+                None => number("--node-rank").unwrap_or(0),
+            },
+            address: text("--data-parallel-address")
+                .or_else(|| text("--master-addr"))
+                .unwrap_or("127.0.0.1")
+                .to_owned(),
+            port: number("--data-parallel-rpc-port")
+                .or_else(|| number("--master-port"))
+                .and_then(|port| u16::try_from(port).ok())
+                .unwrap_or(0),
+        }
+    }
+}
+
 fn sim_error(error: SimError) -> CommandError {
     match error {
         SimError::InjectedCrash { .. }
@@ -159,5 +219,22 @@ fn sim_error(error: SimError) -> CommandError {
         | SimError::Refused(_)
         | SimError::InjectedOutOfMemory(_) => CommandError::failed(error.to_string()),
         other => CommandError::usage(other.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ranks_by_vllms_flags() {
+        let of = |line: &str| Ranks::of(&line.split_whitespace().map(str::to_owned).collect::<Vec<_>>());
+        assert_eq!(of("--max-num-seqs 4"), Ranks { n_nodes: 1, address: "127.0.0.1".to_owned(), ..Ranks::default() });
+        let mp = of("--nnodes 2 --node-rank=1 --master-addr 10.0.0.1 --master-port 29500 --headless");
+        let expected = Ranks { is_headless: true, n_nodes: 2, rank: 1, address: "10.0.0.1".to_owned(), port: 29_500 };
+        assert_eq!(mp, expected);
+        let dp = of("--data-parallel-size 16 --data-parallel-size-local 8 --data-parallel-address 10.0.0.1 \
+                     --data-parallel-rpc-port 29500 --data-parallel-start-rank 8 --headless");
+        assert_eq!(dp, expected);
     }
 }

@@ -7,7 +7,7 @@ use servelab_testkit::{servelab_snapshot, text};
 use super::place;
 
 /// Every command that there is. A new one is a deliberate change here and in the contract.
-const COMMANDS: [&str; 16] = [
+const COMMANDS: [&str; 17] = [
     "init",
     "plan",
     "dataset",
@@ -20,6 +20,7 @@ const COMMANDS: [&str; 16] = [
     "report",
     "sim",
     "trace",
+    "doctor",
     "explain",
     "completions",
     "man",

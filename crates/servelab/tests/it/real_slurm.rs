@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use servelab_testkit::{Deadline, Signal, at, brisk, poll, send, text};
+use servelab_testkit::{Deadline, Signal, at, brisk, marked_processes, poll, send, text};
 
 use super::cluster::{self, ENDLESS, Lab, PATIENCE_S, Park};
 use super::repository;
@@ -166,6 +166,8 @@ fn a_node_that_fails() {
     lab.run("submit --wait").expect(0);
     lab.all_measured_once(1);
     assert_eq!(lab.jobs(), ["node_failed", "finished"]);
+    let script = lab.place.read("out/studies/long/scripts/run_seqs_4_head.sbatch");
+    assert!(script.contains(&format!("#SBATCH --exclude={node}")), "{script}");
     lab.place.wait_until_quiet();
 }
 
@@ -277,5 +279,56 @@ fn a_submitter_that_is_killed_before_the_answer() {
     let status = lab.status();
     let ids: Vec<&str> = at(&status, "jobs").as_array().unwrap().iter().map(|job| text(job, "scheduler_id")).collect();
     assert!(ids.len() == 2 && ids.contains(&taken.trim()), "{ids:?}, {taken}");
+    lab.place.wait_until_quiet();
+}
+
+/// A server of two ranks on two nodes.
+const TWO_NODES: &str = "\
+schema: 1
+study: wide
+engine: {kind: sim, version: \"0.32.*\"}
+model: {id: meta-llama/Llama-3.1-70B}
+deploy: {nodes: 2, gpus_per_node: 8, tp: 8, pp: 2, launch: mp}
+serve: {max_model_len: 4096, max_num_batched_tokens: 2048}
+workloads:
+  chat: {dataset: {synth: {input_tokens: 64, output_tokens: 16, seed: 7}}}
+load: {closed: {concurrency: [2]}, warmup: {requests: 2}, stop: {duration_s: 8}}
+designs:
+  batch: {grid: {max_num_seqs: [16]}, label: \"seqs_{max_num_seqs}\"}
+";
+
+#[test]
+fn a_server_on_two_nodes() {
+    let Some(slurm) = Slurm::wanted() else { return };
+    let lab = Lab::new(&slurm.park, TWO_NODES);
+    let id = slurm.in_the_middle(&lab);
+    assert_eq!(slurm.call(&format!("squeue -h -j {id} -o %D")), "2");
+    let cell = lab.place.list("out/cells").remove(0);
+    let logs = format!("out/cells/{cell}/attempt-1/server");
+    assert_eq!(lab.place.list(&logs), ["serve-0.log", "serve-1.log"]);
+    assert!(lab.place.read(&format!("{logs}/serve-0.log")).contains("rank 1 joined from"));
+    assert!(lab.place.read(&format!("{logs}/serve-1.log")).contains("headless"));
+    lab.until("the end of the job", |jobs| jobs == ["finished"]);
+    lab.all_measured_once(1);
+    lab.place.wait_until_quiet();
+}
+
+#[test]
+fn a_rank_that_dies_takes_its_server_along() {
+    let Some(slurm) = Slurm::wanted() else { return };
+    let lab = Lab::new(&slurm.park, TWO_NODES);
+    slurm.in_the_middle(&lab);
+    let rank = marked_processes(lab.place.mark()).into_iter().find(|pid| {
+        let words = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        let words: Vec<&[u8]> = words.split(|byte| *byte == 0).collect();
+        words.get(1) == Some(&b"sim".as_slice()) && words.contains(&b"--headless".as_slice())
+    });
+    assert!(send(rank.unwrap(), Signal::KILL));
+    lab.until("the end of the job", |jobs| jobs == ["finished"]);
+    let states = lab.place.states("out");
+    assert!(
+        states.values().all(|(state, code)| state == "failed" && code.as_deref() == Some("server_exited")),
+        "{states:?}"
+    );
     lab.place.wait_until_quiet();
 }

@@ -1,0 +1,81 @@
+//! The far end of a server that spans nodes: started on another node by `srun` or `ssh`, it runs one rank of the server as a
+//! process group of its own and ends it when its standard input ends or it is asked to. Whatever becomes of the run on the
+//! first node, nothing stays behind here.
+
+use std::io::{BufRead as _, BufReader, Read as _};
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::thread;
+use std::time::Duration;
+
+use crate::control::RunControl;
+use crate::nodes::own_address;
+use crate::process::{ProcessError, ServerCommand, ServerProcess};
+
+const POLL: Duration = Duration::from_millis(50);
+const GRACE: Duration = Duration::from_secs(15);
+
+/// One rank.
+#[derive(Debug, Clone)]
+pub struct Rank {
+    /// Program and arguments.
+    pub argv: Vec<String>,
+    /// Where its output goes; on the shared file system.
+    pub log: PathBuf,
+    /// Where its start is recorded.
+    pub record: PathBuf,
+    /// Names this start.
+    pub token: String,
+    /// Interface of the fabric, if the site names one.
+    pub interface: Option<String>,
+    /// The first node, for finding the way to it.
+    pub toward: String,
+}
+
+/// How a rank ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RankEnd {
+    /// By itself, with this status (128 + n after signal n).
+    Exited(i32),
+    /// Because it was to.
+    Stopped,
+}
+
+/// Runs a rank to its end. The first line of standard input is its environment as a JSON object: secrets travel by no
+/// file and no command line.
+pub fn run_rank(rank: Rank, control: &Arc<RunControl>) -> Result<(RankEnd, IpAddr), ProcessError> {
+    let address = own_address(rank.interface.as_deref(), Some(&rank.toward));
+    let mut input = BufReader::new(std::io::stdin());
+    let mut line = String::new();
+    let _ = input.read_line(&mut line);
+    let env: std::collections::BTreeMap<String, String> = serde_json::from_str(&line).unwrap_or_default();
+    let mut env: Vec<(String, String)> = env.into_iter().collect();
+    env.retain(|(name, _)| name != "VLLM_HOST_IP");
+    env.push(("VLLM_HOST_IP".to_owned(), address.to_string()));
+    let command = ServerCommand { argv: rank.argv, env, log: rank.log, record: rank.record, token: rank.token };
+    let mut process = ServerProcess::spawn(&command)?;
+    // A flag of its own: the end of the input and a signal, both at once, are one wish to end and no hurry.
+    let is_cut = Arc::new(AtomicBool::new(false));
+    let cut = Arc::clone(&is_cut);
+    // It ends with this process, which does not wait for it.
+    let _ = thread::Builder::new().name("lifeline".to_owned()).spawn(move || {
+        let mut rest = Vec::new();
+        let _ = input.read_to_end(&mut rest);
+        cut.store(true, Relaxed);
+    });
+    loop {
+        if let Some(exit) = process.exit() {
+            // What the server's main process left behind ends too.
+            process.stop(GRACE)?;
+            let status = exit.status.unwrap_or_else(|| 128 + exit.signal.unwrap_or(0));
+            return Ok((RankEnd::Exited(status), address));
+        }
+        if control.is_stopping() || is_cut.load(Relaxed) {
+            process.stop_unless_hurried(GRACE, &|| control.is_forced())?;
+            return Ok((RankEnd::Stopped, address));
+        }
+        thread::sleep(POLL);
+    }
+}
