@@ -7,9 +7,9 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use servelab_core::ids::JobId;
-use servelab_store::{ClaimInfo, Liveness, Root, StoreError, hostname, is_gone, read_json};
+use servelab_store::{ClaimInfo, Liveness, Root, StoreError, hostname, is_gone, read_json, read_json_lines};
 
-use super::{JobEvent, JobState, KnownJob, LOST_AFTER_S, judge, note};
+use super::{Entry, JobEvent, JobState, KnownJob, LOST_AFTER_S, judge, note};
 use crate::exclusive::Right;
 use crate::job::unix_ns;
 use crate::scheduler::{QueryError, Scheduler, SchedulerId, SubmitError};
@@ -46,6 +46,12 @@ pub fn submit(root: &Root, job: &JobId, script: &Path, scheduler: &dyn Scheduler
             return Ok(SubmitOutcome::Busy(holder));
         }
     };
+    // Somebody may have done it between the caller's look and now.
+    let journal = read_json_lines::<Entry>(&folder.join("scheduler.jsonl"))?.values;
+    if !matches!(journal.last().map(|entry| &entry.event), None | Some(JobEvent::Refused { .. } | JobEvent::NotFound)) {
+        right.give_back();
+        return Ok(SubmitOutcome::Busy("another submitter was faster".to_owned()));
+    }
     note(root, job, JobEvent::Submitting { host: hostname(), pid: std::process::id() })?;
     let outcome = match scheduler.submit(script) {
         Ok(id) => {

@@ -211,7 +211,9 @@ impl Submission<'_> {
         let (state, id, reason) = match outcome {
             SubmitOutcome::Submitted(id) => (JobState::Submitted, Some(id.to_string()), None),
             SubmitOutcome::Unanswered(text) => (JobState::Submitting, None, Some(text)),
-            SubmitOutcome::Busy(holder) => (JobState::Submitting, None, Some(format!("{holder} is submitting it"))),
+            SubmitOutcome::Busy(holder) => {
+                (JobState::Submitting, None, Some(format!("left to somebody else: {holder}")))
+            }
             SubmitOutcome::Refused(text) | SubmitOutcome::NotHere(text) => {
                 round.refused = Some(text.clone());
                 (JobState::Refused, None, Some(text))
