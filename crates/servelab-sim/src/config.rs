@@ -9,6 +9,9 @@ use crate::flags::version_key;
 use crate::settings::SimSettings;
 
 pub(crate) mod checks;
+mod scheduling;
+
+pub use scheduling::SchedulingFlags;
 
 /// The effective configuration of a simulated server: requested flags, vLLM's defaults, derived capacity.
 #[derive(Debug, Clone, PartialEq)]
@@ -73,6 +76,8 @@ pub struct ServerConfig {
     pub has_kv_connector: bool,
     /// Tokens per streamed chunk.
     pub stream_interval: u32,
+    /// Flags that only the scheduler knows.
+    pub scheduling: SchedulingFlags,
     /// Weight bytes on one rank.
     pub weight_bytes: f64,
     /// Bytes left for KV on one rank.
@@ -154,6 +159,7 @@ impl ServerConfig {
             auto_tool_choice: flags.switch("enable_auto_tool_choice").unwrap_or(false),
             has_kv_connector: flags.get("kv_transfer_config").is_some(),
             stream_interval: size("stream_interval").unwrap_or(1).max(1),
+            scheduling: SchedulingFlags::of(flags),
             weight_bytes: 0.0,
             kv_cache_bytes: 0.0,
             kv_bytes_per_token: 0.0,
@@ -162,6 +168,7 @@ impl ServerConfig {
             model,
             gpu,
         };
+        config.scheduling.strike_out(&mut config.not_simulated);
         checks::check_flags(&config, flags)?;
         config.measure_memory(flags.integer("kv_cache_memory_bytes"), flags.integer("num_gpu_blocks_override"))?;
         if auto_len {

@@ -144,6 +144,10 @@ fn the_focused_glm_study_fits_its_cluster() {
 #[test]
 fn ignored_flags_are_named() {
     let config = resolve("tiny", "sim", r#"--speculative-config {"method":"ngram"} -pp 2"#).unwrap();
-    assert_eq!(config.not_simulated.len(), 2);
+    assert_eq!(config.not_simulated, ["speculative_config"]);
     assert!(resolve("tiny", "sim", "").unwrap().not_simulated.is_empty());
+    let rates =
+        r#"--speculative-config {"method":"ngram","num_speculative_tokens":1,"synthetic_acceptance_rates":[0.5]}"#;
+    let config = resolve("tiny", "sim", rates).unwrap();
+    assert!(config.not_simulated.is_empty() && config.scheduling.speculation.is_some());
 }

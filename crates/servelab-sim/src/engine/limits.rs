@@ -162,8 +162,16 @@ impl EngineConfig {
     pub fn of(config: &ServerConfig) -> Self {
         let version = version_key(&config.version);
         let rules = Rules::of(version);
+        let flags = &config.scheduling;
         let graphs = !config.enforce_eager && config.gpu.device != "cpu";
+        let width = 1 + flags.speculation.as_ref().map_or(0, |spec| spec.draft_tokens);
         Self {
+            max_num_scheduled_tokens: flags.max_num_scheduled_tokens,
+            long_prefill_adaptive: flags.long_prefill_adaptive,
+            watermark: flags.watermark,
+            policy: if flags.by_priority { Policy::Priority } else { Policy::Fcfs },
+            prefill_schedule_interval: flags.prefill_schedule_interval.max(1),
+            speculation: flags.speculation.clone(),
             max_num_seqs: config.max_num_seqs,
             max_num_batched_tokens: config.max_num_batched_tokens,
             max_model_len: config.max_model_len,
@@ -172,19 +180,23 @@ impl EngineConfig {
             long_prefill_needs_company: rules.long_prefill_needs_company,
             policy: if config.scheduling_policy == "priority" { Policy::Priority } else { Policy::Fcfs },
             prefix_caching: config.prefix_caching,
-            reserve_full_prompt: rules.reserve_full_prompt,
+            reserve_full_prompt: flags.reserve_full_prompt.unwrap_or(rules.reserve_full_prompt),
             undeclared_blocks_first: rules.undeclared_blocks_first,
             block_size: config.block_size,
             num_blocks: config.num_gpu_blocks,
             pipeline_stages: config.pp,
-            concurrent_batches: config.pp.max(1),
             graphs: Graphs {
-                max_tokens: if graphs { (2 * config.max_num_seqs).min(512) } else { 0 },
+                max_tokens: if graphs {
+                    flags.max_captured.unwrap_or((2 * config.max_num_seqs).saturating_mul(width).min(512))
+                } else {
+                    0
+                },
                 full_decode: rules.full_decode_graphs,
                 coarse_above_256: rules.coarse_graphs_above_256,
             },
             ..Self::default()
         }
+        .with_async_scheduling(flags.async_scheduling)
     }
 
     /// Sets asynchronous scheduling and the number of batches under way that follows from it.
