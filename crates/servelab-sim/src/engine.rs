@@ -145,14 +145,14 @@ impl Engine {
 
     /// As [`Engine::schedule`]; `throttled` defers prompts.
     pub fn schedule_throttled(&mut self, now_ns: u64, throttled: bool) -> Option<StepShape> {
-        let mut shape = self.scheduler.schedule(now_ns, throttled);
+        let mut shape = self.scheduler.plan(now_ns, throttled);
         let loads = &mut self.loads;
         self.scheduler.take_loads(&mut |slot, _| loads.push(slot));
         if !self.loads.is_empty() {
             // A live server queues a request when its KV has come: what has blocks now is loaded.
             self.loads.drain(..).for_each(|slot| self.scheduler.loaded(slot));
             if shape.is_none() {
-                shape = self.scheduler.schedule(now_ns, throttled);
+                shape = self.scheduler.plan(now_ns, throttled);
             }
         }
         let counters = self.scheduler.counters();

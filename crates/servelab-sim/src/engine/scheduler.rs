@@ -168,7 +168,19 @@ impl Scheduler {
         self.forget(slot);
     }
 
-    /// Plans the next step and takes its blocks; `None` when there is nothing to compute. `throttled` defers prompts, as
+    /// Plans the next step with anything in it, as vLLM's loop does: a call that only took blocks away from requests is
+    /// followed by another one at once. `None` when there is nothing to compute.
+    pub fn plan(&mut self, now_ns: u64, throttled: bool) -> Option<StepShape> {
+        loop {
+            let preemptions = self.counters.preemptions;
+            let shape = self.schedule(now_ns, throttled);
+            if shape.is_some() || self.counters.preemptions == preemptions {
+                return shape;
+            }
+        }
+    }
+
+    /// One scheduling call: plans a step and takes its blocks; `None` when nothing is in it. `throttled` defers prompts, as
     /// lock-step ranks do between two prefill steps.
     pub fn schedule(&mut self, now_ns: u64, throttled: bool) -> Option<StepShape> {
         self.step += 1;

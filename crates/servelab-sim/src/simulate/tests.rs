@@ -158,6 +158,42 @@ fn asynchronous_scheduling_finds_surprising_ends_one_step_late() {
     assert_eq!((steps(true, 6), steps(true, 100)), (6, 7), "a limit is foreseen, an end of text is not");
 }
 
+/// A scheduling call may end with nothing but a preemption; the run goes on with the next one.
+#[test]
+fn a_step_that_only_preempts_is_no_end() {
+    let config = EngineConfig {
+        max_num_seqs: 5,
+        max_num_batched_tokens: 43,
+        prefix_caching: false,
+        reserve_full_prompt: false,
+        block_size: 1,
+        num_blocks: 114,
+        policy: Policy::Priority,
+        ..EngineConfig::default()
+    };
+    let load = [
+        (33, 1, 0),
+        (1, 1, 0),
+        (37, 29, 2_390_621),
+        (1, 1, 10_281_086),
+        (60, 13, 11_301_177),
+        (1, 8, 31_073_634),
+        (22, 16, 38_542_891),
+        (35, 13, 42_384_033),
+        (41, 22, 46_674_733),
+    ];
+    let requests: Vec<_> = load
+        .iter()
+        .enumerate()
+        .map(|(index, (prompt, output, at))| {
+            (*at, SimRequest { priority: i32::from(index == 6), ..SimRequest::new(*prompt, *output) })
+        })
+        .collect();
+    let (summary, all) =
+        run(&Deployment::single(server(config)), OpenLoop::new(requests.into_iter()), Window::default());
+    assert_eq!((all.len(), summary.completed), (9, 9));
+}
+
 #[test]
 fn accepted_drafts_shorten_the_run() {
     let spec = |acceptance: Vec<f64>| Speculation { draft_tokens: 2, acceptance, ..Speculation::default() };

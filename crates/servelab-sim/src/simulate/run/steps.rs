@@ -140,7 +140,7 @@ impl<A: Arrivals> Run<'_, A> {
             let throttled = unit.prefill_interval > 1 && !unit.n_steps.is_multiple_of(unit.prefill_interval);
             self.shapes.clear();
             for (at, rank) in ranks.iter_mut().enumerate() {
-                self.shapes.push(rank.schedule(now_ns, throttled));
+                self.shapes.push(rank.plan(now_ns, throttled));
                 let loading = &mut self.loading;
                 rank.take_loads(&mut |slot, seq| {
                     loading.push((first + at, slot, seq.job.prompt_tokens.saturating_sub(seq.cached_tokens)));
