@@ -11,8 +11,6 @@ use crate::flags::ServingFlags;
 pub struct SchedulingFlags {
     /// `--async-scheduling` was asked for.
     pub async_scheduling: bool,
-    /// `--scheduling-policy priority`.
-    pub by_priority: bool,
     /// `--max-num-scheduled-tokens`; 0: not given.
     pub max_num_scheduled_tokens: u32,
     /// `--long-prefill-token-threshold-adaptive`.
@@ -31,14 +29,13 @@ pub struct SchedulingFlags {
 }
 
 /// Flags that are simulated when they are given; speculation only with rates.
-const SIMULATED: [&str; 3] = ["scheduling_policy", "async_scheduling", "max_num_scheduled_tokens"];
+const SIMULATED: [&str; 2] = ["async_scheduling", "max_num_scheduled_tokens"];
 
 impl SchedulingFlags {
     pub(super) fn of(flags: &ServingFlags) -> Self {
         let size = |name: &str| flags.integer(name).map(super::saturating_u32);
         Self {
             async_scheduling: flags.switch("async_scheduling").unwrap_or(false),
-            by_priority: flags.text("scheduling_policy") == Some("priority"),
             max_num_scheduled_tokens: size("max_num_scheduled_tokens").unwrap_or(0),
             long_prefill_adaptive: flags.switch("long_prefill_token_threshold_adaptive").unwrap_or(false),
             watermark: flags.number("watermark").filter(|share| share.is_finite()).unwrap_or(0.0).clamp(0.0, 1.0),

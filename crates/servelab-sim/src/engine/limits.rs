@@ -169,7 +169,6 @@ impl EngineConfig {
             max_num_scheduled_tokens: flags.max_num_scheduled_tokens,
             long_prefill_adaptive: flags.long_prefill_adaptive,
             watermark: flags.watermark,
-            policy: if flags.by_priority { Policy::Priority } else { Policy::Fcfs },
             prefill_schedule_interval: flags.prefill_schedule_interval.max(1),
             speculation: flags.speculation.clone(),
             max_num_seqs: config.max_num_seqs,
