@@ -50,7 +50,7 @@ impl SchedulingFlags {
     pub(super) fn strike_out(&self, ignored: &mut Vec<String>) {
         ignored.retain(|name| {
             let simulated = SIMULATED.contains(&name.as_str()) || name.starts_with("pipeline_parallel_size");
-            !simulated && !(self.speculation.is_some() && name == "speculative_config")
+            !(simulated || self.speculation.is_some() && name == "speculative_config")
         });
     }
 }
