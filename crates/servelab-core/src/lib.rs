@@ -23,6 +23,7 @@ pub mod shard;
 pub mod site;
 pub mod source;
 pub mod state;
+pub mod stats;
 pub mod study;
 pub mod trace;
 pub mod units;

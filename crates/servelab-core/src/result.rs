@@ -64,6 +64,60 @@ pub struct BenchResult {
     /// Percentiles in which failures count as +∞.
     #[serde(default)]
     pub latency_with_failures_ms: Option<TailLatencies>,
+    /// Where the numbers come from, when another tool measured them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub import: Option<ImportInfo>,
+}
+
+/// What is special about a result that another tool measured.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct ImportInfo {
+    /// Name of the file format.
+    pub format: String,
+    /// The file, as it was named on the command line or found below a folder.
+    pub path: String,
+    /// Position among the results of one file, from 0.
+    #[serde(default)]
+    pub index: u32,
+    /// True when every latency was computed anew from per-request data; false when the tool's own summary is repeated.
+    pub recomputed: bool,
+    /// Keys of this document that the file says nothing about, each with the reason. What stands there is a placeholder
+    /// and is shown as null.
+    pub unknown: BTreeMap<String, String>,
+    /// How the tool's definitions differ from ours, and what had to be assumed.
+    pub notes: Vec<String>,
+    /// What only the name of the file or its folder says; never trusted over the content.
+    pub hints: BTreeMap<String, String>,
+    /// Hash over what was measured: equal for two copies of one run, whatever their names.
+    pub fingerprint: String,
+}
+
+impl ImportInfo {
+    /// True for a key, or any key above it, that the file says nothing about.
+    pub fn is_unknown(&self, key: &str) -> bool {
+        let above =
+            |known: &String| key == known || key.strip_prefix(known.as_str()).is_some_and(|rest| rest.starts_with('.'));
+        self.unknown.keys().any(above)
+    }
+}
+
+impl BenchResult {
+    /// The document as outsiders see it: what an imported file says nothing about is null.
+    pub fn to_json(&self) -> serde_json::Value {
+        let mut value = serde_json::to_value(self).unwrap_or_default();
+        for key in self.import.iter().flat_map(|import| import.unknown.keys()) {
+            let pointer = format!("/{}", key.replace('.', "/"));
+            if let Some(place) = value.pointer_mut(&pointer) {
+                *place = serde_json::Value::Null;
+            }
+        }
+        value
+    }
+
+    /// True for a key that an imported file says nothing about; never true for our own results.
+    pub fn is_unknown(&self, key: &str) -> bool {
+        self.import.as_ref().is_some_and(|import| import.is_unknown(key))
+    }
 }
 
 /// Smoothness of the streams: what goodput cannot see.

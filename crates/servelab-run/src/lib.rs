@@ -39,7 +39,7 @@ mod span;
 pub use control::{RunControl, SignalGuard};
 pub use error::RunError;
 pub use job::{new_job_id, own_scheduler_id, take_job};
-pub use launch::Engine;
+pub use launch::{Engine, quote};
 pub use observe::{FailedCell, Observer, RunEvent, RunSummary, ServerPhase, SkippedCell};
 pub use options::{LaunchOptions, RunOptions};
 pub use records::{FileSink, StoredRecords, SummaryOptions};

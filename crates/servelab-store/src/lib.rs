@@ -3,15 +3,18 @@
 //! verdicts live in `servelab-core`; nothing here starts processes or prints.
 
 mod attempt;
+pub mod best;
 mod claim;
 mod curves;
 mod error;
 mod files;
+pub mod import;
 pub mod rank;
 mod records;
 mod results;
 mod root;
 mod table;
+pub mod versus;
 mod vllm_bench;
 
 pub use attempt::{AttemptDir, AttemptState, FailureReport, StateChange, WindowInfo};

@@ -271,9 +271,25 @@ impl ResultRow {
     }
 }
 
+/// A column's key in `result.json`, for those that another tool's file may say nothing about.
+fn result_key(column: &str) -> &str {
+    match column {
+        "throughput_tokens_per_sec" => "throughput.output_tokens_per_s",
+        "throughput_requests_per_sec" => "throughput.requests_per_s",
+        "total_tokens_generated" => "output_tokens",
+        "total_time_s" => "duration_s",
+        "success_rate" => "requests.completed",
+        "failed_requests" => "requests.failed",
+        other => other,
+    }
+}
+
 fn result_value(result: &BenchResult, column: &str) -> CellValue {
     let server = result.server.as_ref();
     let counts = result.requests;
+    if result.is_unknown(result_key(column)) {
+        return CellValue::Null;
+    }
     match column {
         "throughput_tokens_per_sec" => result.throughput.output_tokens_per_s.into(),
         "throughput_requests_per_sec" => result.throughput.requests_per_s.into(),

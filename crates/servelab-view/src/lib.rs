@@ -2,7 +2,10 @@
 //! file is touched, nothing is printed, and every statistic comes from `servelab-store` or `servelab-core`.
 
 mod bench;
+mod best;
 mod commands;
+mod comparison;
+mod import;
 mod limits;
 mod manifest;
 mod names;
@@ -20,8 +23,12 @@ mod trace_page;
 mod trace_points;
 
 pub use bench::bench_text;
+pub use best::{best_text, meets_cell_slo};
 pub use commands::HowToRun;
+pub use comparison::comparison_text;
+pub use import::{ImportRow, import_text};
 pub use manifest::{ManifestOptions, manifest_md};
+pub use names::is_higher_better;
 pub use plan::{PlanTextOptions, plan_text, summary_text};
 pub use plot::{PngError, scaling_svg, svg_to_png};
 pub use report::{

@@ -47,6 +47,14 @@ pub fn is_fraction(name: &str) -> bool {
     matches!(name, "success" | "success_rate" | "prom_cache_usage" | "prom_cache_usage_max")
 }
 
+/// Is more of a metric better? Rates and shares of success are; times, failures, preemptions and queues are not.
+pub fn is_higher_better(name: &str) -> bool {
+    name.starts_with("throughput")
+        || name.starts_with("goodput")
+        || name.starts_with("success")
+        || name == "total_tokens_generated"
+}
+
 /// The value of a metric: percent for fractions, four significant digits otherwise.
 pub fn metric_value(name: &str, value: Option<f64>) -> String {
     use crate::text::number;

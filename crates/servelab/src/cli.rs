@@ -47,6 +47,12 @@ pub(crate) enum Command {
     Logs(commands::logs::LogsArgs),
     /// Write tables and reports of a study's results
     Report(commands::report::ReportArgs),
+    /// Say which point to use, how sure that is, and print it as a command, a file or a study
+    Best(commands::best::BestArgs),
+    /// Compare two points, files or folders of results
+    Compare(commands::compare::CompareArgs),
+    /// Read results of other tools, under one set of definitions
+    Import(commands::import::ImportArgs),
     /// Serve a simulated vLLM over HTTP
     Sim(commands::sim::SimArgs),
     /// Run one rank of a server that spans nodes
@@ -186,6 +192,9 @@ fn dispatch(command: Command, ui: Ui) -> Result<ExitCode, CommandError> {
         Command::Status(args) => commands::status::status(&args, ui),
         Command::Logs(args) => commands::logs::logs(&args, ui),
         Command::Report(args) => commands::report::report(&args, ui),
+        Command::Best(args) => commands::best::best(&args, ui),
+        Command::Compare(args) => commands::compare::compare(&args, ui),
+        Command::Import(args) => commands::import::import(&args, ui),
         Command::Sim(args) => commands::sim::sim(args, ui),
         Command::Rank(args) => commands::rank::rank(args, ui),
         Command::Trace(args) => commands::trace::trace(&args, ui),

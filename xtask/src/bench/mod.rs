@@ -1,6 +1,7 @@
 //! Measurements of the product as a user runs it: a release binary in a fresh process.
 
 mod cluster;
+mod import;
 mod load;
 mod nsys;
 mod plan;
@@ -29,6 +30,8 @@ pub(crate) enum What {
     SimRun(sim::SimRunArgs),
     /// The simulated server: token events per second with 2,000 streams
     SimServer(sim_server::SimServerArgs),
+    /// `import --json` on ten thousand result files, and on one large one
+    Import,
     /// `trace metrics` on a gigabyte of Nsight Systems export, made by repeating a small one
     TraceNsys {
         /// The small export
@@ -45,6 +48,7 @@ pub(crate) fn bench(root: &Path, what: &What) -> Result<(), Box<dyn Error>> {
         What::Sim => sim::sim(root),
         What::SimRun(args) => sim::run(args),
         What::SimServer(args) => sim_server::sim_server(root, args),
+        What::Import => import::import(root),
         What::TraceNsys { small } => nsys::nsys(root, small),
     }
 }

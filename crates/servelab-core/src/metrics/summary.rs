@@ -165,6 +165,7 @@ pub fn summarise(input: &MetricsInput<'_>) -> BenchResult {
         smoothness,
         server_times: server_times.summary(),
         latency_with_failures_ms: Some(latency_with_failures_ms),
+        import: None,
     }
 }
 

@@ -48,6 +48,12 @@ pub struct Thresholds {
     pub shard_skew_ms: f64,
     /// Prefix-cache hit rate above the expected one that confounds (absolute, 0–1).
     pub prefix_hit_excess: f64,
+    /// Mean prompt tokens up to which a workload has no prefill worth the name.
+    pub decode_only_prompt: f64,
+    /// Mean answer tokens from which on that matters.
+    pub decode_only_answer: f64,
+    /// Relative difference between another tool's summary and what its per-request data give (0–1).
+    pub recomputed: f64,
 }
 
 impl Thresholds {
@@ -74,6 +80,9 @@ impl Thresholds {
         shard_clock_ms: 1.0,
         shard_skew_ms: 100.0,
         prefix_hit_excess: 0.05,
+        decode_only_prompt: 2.0,
+        decode_only_answer: 8.0,
+        recomputed: 0.01,
     };
 }
 
@@ -209,6 +218,66 @@ pub const VERDICTS: &[VerdictDoc] = &[
         "too_few_samples",
         "Fewer than 100 successes: the p99 is little more than the maximum.",
         "Raise `load.stop`; 368 samples give the p99 a confidence interval.",
+    ),
+    warning(
+        "decode_only_workload",
+        "Prompts have hardly more than one token and answers many. Such a load does not model decoding after a real prefill: the KV cache starts empty, so attention reads far less than it would (vLLM issue 25986).",
+        "Measure decode with the prompts of the real workload, behind a prefill or with a KV cache that is filled.",
+    ),
+    invalid(
+        "duplicate_data",
+        "An imported result holds the very measurements of another one under another name: one run was copied, not repeated.",
+        "Keep one of the two; a repeat must be measured.",
+    ),
+    warning(
+        "recomputed_differs",
+        "An imported file has a summary and per-request data, and they differ by more than 1 %: the tool defines a number differently, or one of the two was edited.",
+        "Trust the recomputed number, or look up the tool's definition.",
+    ),
+    warning(
+        "aggregates_only",
+        "An imported file has no per-request data: percentiles, and what counts as a success, are the tool's own.",
+        "Save per-request data next time (vllm: --save-detailed).",
+    ),
+    invalid(
+        "simulated_mix",
+        "A comparison has simulated results on one side and measured ones on the other.",
+        "Compare like with like; `--mix-simulated` allows it where the simulator itself is in question.",
+    ),
+    invalid(
+        "nothing_comparable",
+        "The two sides of a comparison have no workload and load in common.",
+        "Measure both under the same load, or name results that were.",
+    ),
+    warning(
+        "conditions_differ",
+        "Each side of a comparison was measured under one load, and not the same: the difference is that of the loads too.",
+        "Measure both under the same load.",
+    ),
+    warning(
+        "version_mix",
+        "The results compared come from different engine versions.",
+        "Repeat one side with the other's version, unless the version is what you compare.",
+    ),
+    warning(
+        "hardware_mix",
+        "The results compared come from different GPU models.",
+        "Repeat one side on the other's hardware, unless the hardware is what you compare.",
+    ),
+    warning(
+        "results_left_out",
+        "Some results of a side must not be believed and were left out of the comparison.",
+        "Look at their verdicts; measure again with `--retry invalid`.",
+    ),
+    warning(
+        "one_repeat",
+        "A side of a comparison has a single repeat, so nobody knows how much repeats scatter and whether the difference means anything.",
+        "Set `repeats: {n: 3}` or more.",
+    ),
+    warning(
+        "within_noise",
+        "Not one metric of a comparison differs by more than the scatter of the repeats explains.",
+        "Add as many repeats as the comparison names, or accept that the two are equal for your purpose (`--margin`).",
     ),
     warning(
         "simulated",

@@ -41,6 +41,8 @@ pub struct CellEvidence<'a> {
     pub simulated: bool,
     /// The slots of a closed loop pause between the turns of their conversations, so they are not all busy.
     pub slots_pause: bool,
+    /// It is known when requests were sent; false for another tool's file that does not say.
+    pub arrivals_known: bool,
 }
 
 impl<'a> CellEvidence<'a> {
@@ -61,6 +63,7 @@ impl<'a> CellEvidence<'a> {
             expected_prefix_hit_rate: None,
             simulated: false,
             slots_pause: false,
+            arrivals_known: true,
         }
     }
 }

@@ -4,7 +4,9 @@
 
 mod backlog;
 mod catalogue;
+mod comparison;
 mod evidence;
+mod imported;
 mod rules;
 #[cfg(test)]
 mod saturation_tests;
@@ -13,13 +15,18 @@ mod tests;
 
 pub use backlog::{Backlog, Growth, Shortfall};
 pub use catalogue::{Thresholds, VERDICTS, VerdictDoc, verdict_doc};
+pub use comparison::{Call, ComparisonEvidence, judge_comparison};
 pub use evidence::{CellEvidence, EffectiveDifference, FactorLimit, RequestEvidence, ServerShare, TokenCounts};
+pub use imported::{Disagreement, ImportEvidence, judge_import};
 
 use crate::result::{Severity, Verdict, VerdictReason};
 
 /// Judges one cell: reasons worst first, `ok` exactly when none of them is `invalid`.
 pub fn judge(evidence: &CellEvidence<'_>) -> Verdict {
-    let mut reasons: Vec<VerdictReason> = rules::ALL.iter().filter_map(|rule| rule(evidence)).collect();
+    of_reasons(rules::ALL.iter().filter_map(|rule| rule(evidence)).collect())
+}
+
+fn of_reasons(mut reasons: Vec<VerdictReason>) -> Verdict {
     reasons.sort_by_key(|reason| reason.severity);
     Verdict { ok: reasons.iter().all(|reason| reason.severity != Severity::Invalid), reasons }
 }

@@ -32,6 +32,7 @@ pub(super) const ALL: &[Rule] = &[
     factor_not_exercised,
     not_steady,
     too_few_samples,
+    decode_only_workload,
     simulated,
 ];
 
@@ -294,7 +295,7 @@ fn factor_not_exercised(evidence: &CellEvidence<'_>) -> Option<VerdictReason> {
 }
 
 fn not_steady(evidence: &CellEvidence<'_>) -> Option<VerdictReason> {
-    let concurrency = evidence.load.busy_slots().filter(|_| !evidence.slots_pause)?;
+    let concurrency = evidence.load.busy_slots().filter(|_| evidence.arrivals_known && !evidence.slots_pause)?;
     let result = evidence.result;
     let length_s = result.steady.as_ref().map_or(0.0, |steady| steady.end_s - steady.start_s);
     if length_s > 0.5 * result.duration_s {
@@ -318,6 +319,20 @@ fn too_few_samples(evidence: &CellEvidence<'_>) -> Option<VerdictReason> {
         "too_few_samples",
         format!("p99 rests on {n} successes; below {} it is little more than the maximum", LIMITS.p99_samples),
     )
+}
+
+fn decode_only_workload(evidence: &CellEvidence<'_>) -> Option<VerdictReason> {
+    let result = evidence.result;
+    let n = result.requests.completed;
+    if n == 0 || result.is_unknown("input_tokens") {
+        return None;
+    }
+    let mean = |tokens: u64| tokens as f64 / n as f64;
+    let (prompt, answer) = (mean(result.input_tokens), mean(result.output_tokens));
+    if prompt == 0.0 || prompt > LIMITS.decode_only_prompt || answer < LIMITS.decode_only_answer {
+        return None;
+    }
+    warning("decode_only_workload", format!("prompts have {prompt:.1} tokens on average, answers {answer:.0}"))
 }
 
 fn server_restarted(evidence: &CellEvidence<'_>) -> Option<VerdictReason> {

@@ -4,6 +4,7 @@
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a helper of a test fails like the test itself")]
 
 mod fixtures;
+mod import;
 mod rank;
 mod results;
 mod scene;

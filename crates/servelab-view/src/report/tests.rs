@@ -61,6 +61,7 @@ fn result(outcome: &Outcome) -> BenchResult {
         smoothness: None,
         server_times: None,
         latency_with_failures_ms: None,
+        import: None,
     }
 }
 

@@ -1,11 +1,14 @@
 //! One file per command: what was typed, what it does. Printing goes through `Ui`.
 
 pub(crate) mod bench;
+pub(crate) mod best;
+pub(crate) mod compare;
 pub(crate) mod cancel;
 pub(crate) mod dataset;
 pub(crate) mod docs;
 pub(crate) mod doctor;
 pub(crate) mod explain;
+pub(crate) mod import;
 pub(crate) mod init;
 pub(crate) mod logs;
 pub(crate) mod plan;

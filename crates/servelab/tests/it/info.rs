@@ -7,7 +7,7 @@ use servelab_testkit::{servelab_snapshot, text};
 use super::place;
 
 /// Every command that there is. A new one is a deliberate change here and in the contract.
-const COMMANDS: [&str; 17] = [
+const COMMANDS: [&str; 20] = [
     "init",
     "plan",
     "dataset",
@@ -18,6 +18,9 @@ const COMMANDS: [&str; 17] = [
     "cancel",
     "logs",
     "report",
+    "best",
+    "compare",
+    "import",
     "sim",
     "trace",
     "doctor",

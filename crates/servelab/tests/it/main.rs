@@ -8,6 +8,7 @@ mod cluster;
 mod data;
 mod edges;
 mod errors;
+mod evidence;
 mod failures;
 mod info;
 mod init;
