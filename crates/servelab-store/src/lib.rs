@@ -5,7 +5,9 @@
 mod attempt;
 pub mod best;
 mod claim;
+pub mod claims;
 mod curves;
+pub mod design;
 mod error;
 mod files;
 pub mod import;

@@ -126,7 +126,8 @@ fn bisect(p: f64, cdf: impl Fn(f64) -> f64) -> f64 {
 }
 
 /// P(Q ≥ q) of the studentized range of `k` groups with `freedom` degrees: the integral over the scale of the integral
-/// over the smallest value, both by Simpson's rule. Absolute error below 1e-5 (checked against SciPy).
+/// over the smallest value, both by Simpson's rule, the outer one over the logarithm. Absolute error below 2e-5 (checked
+/// against SciPy), below 1e-6 from three degrees of freedom on.
 pub fn studentized_range_tail(q: f64, k: f64, freedom: f64) -> f64 {
     if q <= 0.0 || k < 2.0 {
         return 1.0;
@@ -134,28 +135,67 @@ pub fn studentized_range_tail(q: f64, k: f64, freedom: f64) -> f64 {
     if q.is_infinite() {
         return 0.0;
     }
+    const PIECES: u32 = 96;
+    const EDGE: f64 = 7.0;
+    let step = 2.0 * EDGE / f64::from(PIECES);
+    // Point, Simpson weight times density, Φ.
+    let nodes: Vec<(f64, f64, f64)> = (0..=PIECES)
+        .map(|i| {
+            let z = -EDGE + step * f64::from(i);
+            (z, k * step / 3.0 * simpson_weight(i, PIECES) * density(z), fast_normal_cdf(z))
+        })
+        .collect();
     // P(range of k standard normal values ≤ w).
     let range_cdf = |w: f64| {
-        let inner = |z: f64| k * density(z) * (normal_cdf(z + w) - normal_cdf(z)).max(0.0).powf(k - 1.0);
-        simpson(-8.0, 8.0, 160, inner)
+        let part =
+            |(z, weight, below): &(f64, f64, f64)| weight * (fast_normal_cdf(z + w) - below).max(0.0).powf(k - 1.0);
+        nodes.iter().map(part).sum::<f64>()
     };
     if freedom > 2_000.0 {
         return (1.0 - range_cdf(q)).clamp(0.0, 1.0);
     }
-    // The scale s = √(χ²/f); its density is f^(f/2) s^(f−1) e^(−f s²/2) / (Γ(f/2) 2^(f/2−1)).
-    let constant =
-        0.5 * freedom * freedom.ln() - ln_gamma(0.5 * freedom) - (0.5 * freedom - 1.0) * std::f64::consts::LN_2;
+    // The scale s = √(χ²/f) has a density proportional to s^(f−1) e^(−f s²/2); u = ln s.
     let spread = 1.0 / (2.0 * freedom).sqrt();
-    let (low, high) = ((1.0 - 8.0 * spread).max(1e-9), 1.0 + 9.0 * spread);
-    let outer = |s: f64| (constant + (freedom - 1.0) * s.ln() - 0.5 * freedom * s * s).exp() * range_cdf(q * s);
-    let weight = |s: f64| (constant + (freedom - 1.0) * s.ln() - 0.5 * freedom * s * s).exp();
-    // Dividing by the integral of the density itself takes the edges' and the rule's error out of both.
-    let below = simpson(low, high, 80, outer) / simpson(low, high, 80, weight);
-    (1.0 - below).clamp(0.0, 1.0)
+    let low = if freedom < 5.0 { -23.0 / freedom } else { (1.0 - 8.0 * spread).max(0.02).ln() };
+    let high = (1.0 + 9.0 * spread).ln();
+    let step = (high - low) / f64::from(PIECES);
+    let (mut inside, mut all) = (0.0, 0.0);
+    for i in 0..=PIECES {
+        let u = low + step * f64::from(i);
+        let weight = simpson_weight(i, PIECES) * (freedom * u - 0.5 * freedom * (2.0 * u).exp() + 0.5 * freedom).exp();
+        all += weight;
+        inside += weight * if weight > 1e-18 { range_cdf(q * u.exp()) } else { 0.0 };
+    }
+    (1.0 - inside / all).clamp(0.0, 1.0)
 }
 
-fn simpson(low: f64, high: f64, pieces: u32, f: impl Fn(f64) -> f64) -> f64 {
-    let step = (high - low) / f64::from(pieces);
-    let inside = (1..pieces).map(|i| if i % 2 == 1 { 4.0 } else { 2.0 } * f(low + step * f64::from(i)));
-    step / 3.0 * (f(low) + f(high) + inside.sum::<f64>())
+fn simpson_weight(i: u32, pieces: u32) -> f64 {
+    if i == 0 || i == pieces {
+        1.0
+    } else if i % 2 == 1 {
+        4.0
+    } else {
+        2.0
+    }
+}
+
+/// Φ(z) to 1.2e-7 relative, by Chebyshev's fit to the complementary error function (Numerical Recipes): for integrals.
+fn fast_normal_cdf(z: f64) -> f64 {
+    const FIT: [f64; 10] = [
+        0.170_872_77,
+        -0.822_152_23,
+        1.488_515_87,
+        -1.135_203_98,
+        0.278_868_07,
+        -0.186_288_06,
+        0.096_784_18,
+        0.374_091_96,
+        1.000_023_68,
+        -1.265_512_23,
+    ];
+    let x = z.abs() / std::f64::consts::SQRT_2;
+    let t = 1.0 / (1.0 + 0.5 * x);
+    let sum = FIT.iter().fold(0.0, |sum, coefficient| sum * t + coefficient);
+    let tail = 0.5 * t * (-x * x + sum).exp();
+    if z >= 0.0 { 1.0 - tail } else { tail }
 }

@@ -7,7 +7,7 @@ use super::distribution::studentized_range_tail;
 use super::mean;
 
 /// p values are given for so many places; below, only whether they tie with the best.
-const MOST_P: usize = 50;
+const MOST_P: usize = 20;
 
 /// Somebody to be ranked: values by repeat number.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -25,7 +25,7 @@ pub struct Place {
     pub rank: u64,
     /// Mean over repeats.
     pub mean: f64,
-    /// p of "no different from the best", all comparisons allowed for; `None` for the best, below the fiftieth place, and
+    /// p of "no different from the best", all comparisons allowed for; `None` for the best, below the twentieth place, and
     /// where no scatter is known.
     pub p: Option<f64>,
     /// True when it cannot be told apart from the best (or when nobody knows).
@@ -88,16 +88,19 @@ pub fn rank_with_ties(candidates: &[Candidate], is_higher_better: bool, share_in
             0.0
         })
     };
-    let critical = scatter.map(|_| critical_range(k, freedom));
+    // Beyond the listed places one critical range serves all.
+    let critical = scatter.filter(|_| kept.len() > MOST_P).map(|_| critical_range(k, freedom));
     let place = |(rank, idx): (usize, usize)| {
         let range = range(idx);
         let is_best = rank == 0;
+        let p = range.filter(|_| !is_best && rank < MOST_P).map(|range| studentized_range_tail(range, k, freedom));
+        let is_beyond = || range.zip(critical).is_some_and(|(range, critical)| range > critical);
         Place {
             candidate: kept.get(idx).map_or(0, |(candidate, _)| *candidate),
             rank: rank as u64 + 1,
             mean: kept.get(idx).map_or(f64::NAN, |(_, values)| middle(values)),
-            p: range.filter(|_| !is_best && rank < MOST_P).map(|range| studentized_range_tail(range, k, freedom)),
-            ties_with_best: is_best || range.zip(critical).is_none_or(|(range, critical)| range <= critical),
+            p,
+            ties_with_best: is_best || p.map_or_else(|| !is_beyond(), |p| p > 0.05),
         }
     };
     TiedRanking {
@@ -154,7 +157,7 @@ fn critical_range(k: f64, freedom: f64) -> f64 {
         low = high;
         high *= 2.0;
     }
-    for _ in 0..30 {
+    for _ in 0..16 {
         let middle = 0.5 * (low + high);
         if studentized_range_tail(middle, k, freedom) > 0.05 { low = middle } else { high = middle }
     }

@@ -12,7 +12,10 @@ const B: [f64; 5] = [10.9, 11.3, 10.7, 10.8, 11.6];
 const X: [f64; 10] = [3.1, 4.7, 2.2, 5.9, 4.1, 3.3, 6.8, 4.4, 3.9, 5.2];
 
 /// q, groups, degrees of freedom, P(Q ≥ q).
-const STUDENTIZED: [(f64, f64, f64, f64); 5] = [
+const STUDENTIZED: [(f64, f64, f64, f64); 8] = [
+    (10.0, 3.0, 1.0, 0.133826385772577),
+    (4.5, 6.0, 4.0, 0.16730747219806408),
+    (4.0, 200.0, 600.0, 0.9992984347188553),
     (3.5, 3.0, 10.0, 0.07710331083841038),
     (5.0, 16.0, 32.0, 0.07440515174370055),
     (4.0, 10.0, 1e9, 0.12685213215059654),
@@ -49,7 +52,7 @@ fn distributions() {
 fn studentized_range() {
     for (q, k, freedom, expected) in STUDENTIZED {
         let got = studentized_range_tail(q, k, freedom);
-        assert!((got - expected).abs() < 1e-5, "q {q}, k {k}, f {freedom}: {got}, SciPy {expected}");
+        assert!((got - expected).abs() < 2e-5, "q {q}, k {k}, f {freedom}: {got}, SciPy {expected}");
     }
 }
 

@@ -2,10 +2,12 @@
 //! Codes, severities and thresholds stand in [`VERDICTS`] and [`Thresholds`]. Evidence is gathered elsewhere, except what
 //! follows from the request records alone ([`RequestEvidence`]).
 
+mod advice;
 mod backlog;
 mod catalogue;
 mod comparison;
 mod evidence;
+mod hypothesis;
 mod imported;
 mod rules;
 #[cfg(test)]
@@ -13,10 +15,12 @@ mod saturation_tests;
 #[cfg(test)]
 mod tests;
 
+pub use advice::{Advice, AdviceEvidence, Complaint, advise};
 pub use backlog::{Backlog, Growth, Shortfall};
 pub use catalogue::{Thresholds, VERDICTS, VerdictDoc, verdict_doc};
 pub use comparison::{Call, ComparisonEvidence, judge_comparison};
 pub use evidence::{CellEvidence, EffectiveDifference, FactorLimit, RequestEvidence, ServerShare, TokenCounts};
+pub use hypothesis::{Judgement, judge_claim};
 pub use imported::{Disagreement, ImportEvidence, judge_import};
 
 use crate::result::{Severity, Verdict, VerdictReason};

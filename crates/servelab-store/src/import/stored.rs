@@ -228,7 +228,8 @@ fn point_of(imported: &ImportedResult) -> PlannedPoint {
         "imported": identity,
     });
     let legacy = run.labels.get("config_hash").filter(|hash| hash.len() == 8);
-    let label = run.labels.get("name").or_else(|| run.labels.get("label")).cloned().unwrap_or(name);
+    let named = ["name", "label", "config_hash"].iter().find_map(|key| run.labels.get(*key));
+    let label = named.cloned().unwrap_or(name);
     let number = |key: &str| run.settings.get(key).and_then(Value::as_u64).and_then(|n| u32::try_from(n).ok());
     let nodes = number("num_nodes").unwrap_or(1).max(1);
     let gpus = run.gpus.or_else(|| Some(nodes * number("gpus_per_node")?)).unwrap_or(0);

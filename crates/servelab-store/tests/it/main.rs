@@ -3,6 +3,7 @@
 
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a helper of a test fails like the test itself")]
 
+mod decide;
 mod fixtures;
 mod import;
 mod rank;

@@ -1,6 +1,8 @@
 //! The report: answer first, then the ranking, parameters, every cell, what failed and why, and where it all comes from.
 //! One document, rendered as report.txt and report.md. Statistics come from the store; this module chooses words.
 
+mod advice;
+mod effects;
 mod marginals;
 mod objective;
 pub(crate) mod problems;
@@ -77,9 +79,11 @@ fn document(input: &ReportInput<'_>) -> Document {
         marginals::compare_section(&mut out, input, request);
     }
     marginals::section(&mut out, input);
+    effects::section(&mut out, input);
     results::section(&mut out, input);
     results::slo_section(&mut out, input);
-    expectations(&mut out, input.plan);
+    advice::section(&mut out, input);
+    advice::expectations(&mut out, input);
     problems::failures_section(&mut out, input.rows);
     problems::verdicts_section(&mut out, input.rows);
     problems::infeasible_section(&mut out, input.rows);
@@ -121,15 +125,6 @@ pub(crate) fn states_table(rows: &[ResultRow]) -> Table {
     let mut table = Table::new([left("State"), right("Cells")]);
     states.into_iter().for_each(|(state, cells)| table.row([rows::status(state), count(cells)]));
     table
-}
-
-fn expectations(out: &mut Document, plan: &Plan) {
-    let said: Vec<(&str, &str)> =
-        plan.designs.iter().filter_map(|design| Some((design.name.as_str(), design.expect.as_deref()?))).collect();
-    if !said.is_empty() {
-        out.heading(2, "What was expected");
-        out.facts(said);
-    }
 }
 
 fn provenance(out: &mut Document, input: &ReportInput<'_>) {

@@ -107,7 +107,8 @@ pub(crate) fn compare(args: &CompareArgs, ui: Ui) -> Result<ExitCode, CommandErr
         let document = document(&found, args);
         ui.data(&serde_json::to_string_pretty(&document).map_err(|error| CommandError::failed(error.to_string()))?);
     } else {
-        ui.data(&comparison_text(&found, (&args.baseline, &args.candidate), margin, ui.width()));
+        let names = (short(&args.baseline), short(&args.candidate));
+        ui.data(&comparison_text(&found, (&names.0, &names.1), margin, ui.width()));
     }
     let is_worse =
         found.conditions.iter().flat_map(|c| &c.metrics).any(|m| m.call == servelab_core::verdict::Call::Worse);
@@ -115,6 +116,16 @@ pub(crate) fn compare(args: &CompareArgs, ui: Ui) -> Result<ExitCode, CommandErr
         return Ok(ExitCode::from(1));
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// The last two parts of a path: a table's header has little room.
+fn short(name: &str) -> String {
+    let parts: Vec<&str> = name.split('/').filter(|part| !part.is_empty()).collect();
+    if parts.len() <= 2 {
+        name.to_owned()
+    } else {
+        parts.iter().skip(parts.len() - 2).copied().collect::<Vec<_>>().join("/")
+    }
 }
 
 fn side(args: &CompareArgs, name: &str, ui: Ui) -> Result<Side, CommandError> {
