@@ -112,10 +112,6 @@ fn genai_bench_has_no_instants() {
 
 #[test]
 fn aiperf_summary_and_records() {
-    if !fixture("aiperf").exists() {
-        println!("skipped: no file of AIPerf among the fixtures");
-        return;
-    }
     let imported = one("aiperf");
     assert_eq!((imported.format, imported.load()), ("aiperf", Load::closed(4)));
     for (latency, statistic) in [("ttft", "mean"), ("tpot", "mean"), ("e2e", "mean")] {
@@ -124,6 +120,10 @@ fn aiperf_summary_and_records() {
     let alone = std::fs::read_to_string(fixture("aiperf/profile_export.jsonl")).unwrap();
     let records = servelab_store::import::import_str("profile_export.jsonl", &alone).unwrap();
     assert_eq!(records[0].fingerprint(), imported.fingerprint());
+    let csv = one("aiperf-csv");
+    assert_eq!((csv.format, csv.result.requests.completed), ("aiperf-csv", 12));
+    let (ours, theirs) = (csv.result.latency_ms.ttft.p99.unwrap(), imported.result.latency_ms.ttft.p99.unwrap());
+    assert!((ours - theirs).abs() < 0.01, "{ours} {theirs}");
 }
 
 #[test]
