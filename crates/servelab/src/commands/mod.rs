@@ -2,8 +2,8 @@
 
 pub(crate) mod bench;
 pub(crate) mod best;
-pub(crate) mod compare;
 pub(crate) mod cancel;
+pub(crate) mod compare;
 pub(crate) mod dataset;
 pub(crate) mod docs;
 pub(crate) mod doctor;
