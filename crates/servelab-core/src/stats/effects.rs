@@ -69,7 +69,7 @@ pub fn effects(observations: &[Observation]) -> Option<Effects> {
     let values: Vec<f64> = observations.iter().map(|o| o.value).collect();
     let mut terms: Vec<Term> = Vec::new();
     let mut confounded = Vec::new();
-    let mut basis = Basis::new(&vec![vec![1.0; observations.len()]]);
+    let mut basis = Basis::new(&[vec![1.0; observations.len()]]);
     for (factor, count) in counts.iter().enumerate().filter(|(_, count)| **count > 1) {
         let columns = main_columns(observations, factor, *count);
         match basis.extended(&columns) {
