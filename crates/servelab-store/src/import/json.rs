@@ -120,7 +120,7 @@ impl<'a> Json<'a> {
     }
 
     /// Number of items of an array.
-    pub fn len(&self) -> Option<usize> {
+    pub fn item_count(&self) -> Option<usize> {
         match self {
             Self::Numbers(items) => Some(items.len()),
             Self::Array(items) => Some(items.len()),
@@ -391,7 +391,7 @@ mod tests {
         let items = value.at("a.b").unwrap().items();
         assert_eq!((items.len(), items[0].number()), (3, Some(0.5)));
         assert_eq!(items[2].text().unwrap(), "x\né😀\"");
-        assert_eq!((value.get("e").unwrap().len(), value.at("a.c.d")), (Some(0), None));
+        assert_eq!((value.get("e").unwrap().item_count(), value.at("a.c.d")), (Some(0), None));
     }
 
     #[test]

@@ -77,12 +77,11 @@ fn summary(doc: &Doc<'_>) -> Result<Parsed, String> {
             }
         }
     }
-    if let Some(stem) = doc.name().trim_end_matches(".gz").strip_suffix("_aiperf.json") {
-        if let Some(records) = (doc.beside)(&format!("{stem}.jsonl")) {
-            if let Ok(records) = Json::parse_all(&records) {
-                fill(&mut run, &records);
-            }
-        }
+    if let Some(stem) = doc.name().trim_end_matches(".gz").strip_suffix("_aiperf.json")
+        && let Some(records) = (doc.beside)(&format!("{stem}.jsonl"))
+        && let Ok(records) = Json::parse_all(&records)
+    {
+        fill(&mut run, &records);
     }
     run.load = load(rate, cap, "poisson", &run);
     if root.get("was_cancelled").and_then(Json::truth) == Some(true) {

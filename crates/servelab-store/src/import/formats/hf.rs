@@ -17,7 +17,7 @@ fn parse(doc: &Doc<'_>) -> Result<Parsed, String> {
     let config = root.get("config");
     let model = config.and_then(|config| text(config, "model_name").or_else(|| text(config, "tokenizer")));
     let results = root.get("results").map(Json::items).unwrap_or_default();
-    let runs = results.iter().filter(|result| !text(result, "id").is_some_and(|id| id == "warmup")).map(|result| {
+    let runs = results.iter().filter(|result| text(result, "id").is_none_or(|id| id != "warmup")).map(|result| {
         let mut run = Run {
             model: model.clone(),
             date: text(root, "start_time"),

@@ -139,7 +139,7 @@ pub(super) fn run(object: &Json<'_>) -> Run {
     let burstiness = number(object, &["burstiness"]);
     let arrival = match burstiness {
         None => "poisson".to_owned(),
-        Some(shape) if shape == 1.0 => "poisson".to_owned(),
+        Some(1.0) => "poisson".to_owned(),
         Some(shape) => format!("gamma:{shape}"),
     };
     run.load = load(number(object, &["request_rate"]), count(object, &["max_concurrency"]), &arrival, &run);
@@ -190,9 +190,9 @@ fn requests(object: &Json<'_>, run: &mut Run) {
     if n == 0 || !same(&outputs) {
         return;
     }
-    let itls = object.get("itls").filter(|itls| itls.len() == Some(n));
+    let itls = object.get("itls").filter(|itls| itls.item_count() == Some(n));
     let (server_queues, server_ttfts) = (numbers("server_queue_times"), numbers("server_ttfts"));
-    let errors = object.get("errors").filter(|errors| errors.len() == Some(n));
+    let errors = object.get("errors").filter(|errors| errors.item_count() == Some(n));
     let origin_s = starts
         .iter()
         .flat_map(|s| s.iter())
