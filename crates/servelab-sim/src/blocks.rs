@@ -29,6 +29,13 @@ enum Declared {
     Shared(u64),
 }
 
+/// Blocks for which room is reserved at once: more than any real device has, so that a run never moves them; absurd
+/// capacities (a tiny model on a large device) grow when they are used.
+const RESERVED: usize = 1 << 20;
+
+/// Hash chains; beyond, they only get longer.
+const MOST_BUCKETS: usize = 1 << 18;
+
 /// First and last block of a list.
 #[derive(Debug, Clone, Copy, Default)]
 struct Ends {
@@ -42,7 +49,7 @@ struct Ends {
 /// never used; then declared ones, least recently freed first.
 #[derive(Debug)]
 pub struct BlockPool {
-    /// Blocks handed out at least once; capacity for all, so that the machine commits memory only for used ones.
+    /// Blocks handed out at least once; the machine commits memory only for these.
     blocks: Vec<Block>,
     n_blocks: u32,
     first: Ends,
@@ -57,9 +64,9 @@ impl BlockPool {
     /// versions put every freed block at the end.
     pub fn new(n_blocks: usize, undeclared_first: bool) -> Self {
         let n_blocks = u32::try_from(n_blocks).unwrap_or(u32::MAX).max(1);
-        let mut blocks = Vec::with_capacity(n_blocks as usize);
+        let mut blocks = Vec::with_capacity((n_blocks as usize).min(RESERVED));
         blocks.push(Block::default());
-        let n_buckets = (n_blocks as usize).next_power_of_two();
+        let n_buckets = (n_blocks as usize).next_power_of_two().min(MOST_BUCKETS);
         Self {
             blocks,
             n_blocks,
