@@ -141,6 +141,8 @@ struct Round {
     rows: Vec<JobRow>,
     /// A refusal ends a round: it would be the same for every job.
     refused: Option<String>,
+    /// So does silence: every further submission would wait as long.
+    silent: Option<String>,
     news: u64,
 }
 
@@ -175,7 +177,7 @@ impl Submission<'_> {
             budget: if self.args.dry_run { Budget::default() } else { limits },
         })?;
         let prepared = self.prepare(&known, &planned)?;
-        let mut round = Round { planned, rows: Vec::new(), refused: None, news };
+        let mut round = Round { planned, rows: Vec::new(), refused: None, silent: None, news };
         for job in &prepared {
             let row = if self.args.dry_run {
                 row(job, JobState::Prepared, None, None)
@@ -183,7 +185,7 @@ impl Submission<'_> {
                 self.hand_over(job, &mut round)?
             };
             round.rows.push(row);
-            if round.refused.is_some() {
+            if round.refused.is_some() || round.silent.is_some() {
                 break;
             }
         }
@@ -210,7 +212,10 @@ impl Submission<'_> {
         let outcome = servelab_run::jobs::submit(self.root, &job.intent.job, &job.script, &*self.scheduler)?;
         let (state, id, reason) = match outcome {
             SubmitOutcome::Submitted(id) => (JobState::Submitted, Some(id.to_string()), None),
-            SubmitOutcome::Unanswered(text) => (JobState::Submitting, None, Some(text)),
+            SubmitOutcome::Unanswered(text) => {
+                round.silent = Some(text.clone());
+                (JobState::Submitting, None, Some(text))
+            }
             SubmitOutcome::Busy(holder) => {
                 (JobState::Submitting, None, Some(format!("left to somebody else: {holder}")))
             }
@@ -246,9 +251,12 @@ impl Submission<'_> {
         } else {
             self.ui.data(&self.text(round));
         }
-        match &round.refused {
-            None => Ok(ExitCode::SUCCESS),
-            Some(text) => Err(self.refusal(text)),
+        match (&round.refused, &round.silent) {
+            (Some(text), _) => Err(self.refusal(text)),
+            (None, Some(text)) => Err(CommandError::failed(text.clone()).hint(
+                "the scheduler may have the job all the same; the same command looks for it first, then goes on",
+            )),
+            (None, None) => Ok(ExitCode::SUCCESS),
         }
     }
 
