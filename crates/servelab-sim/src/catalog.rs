@@ -2,8 +2,10 @@
 //! fallback for any other model name. Splitting a model over ranks is `config`'s business, timing is `step_time`'s.
 
 use serde::Deserialize;
+use servelab_core::model::{Experts, Mla, ModelFacts, builtin_model, from_hf_config};
 
 use crate::SimError;
+use crate::step_time::WeightFormat;
 
 /// Context length assumed for models whose own is not in the table, tokens.
 pub const ASSUMED_MAX_POSITION: u32 = 32_768;
@@ -90,6 +92,18 @@ pub struct ModelArch {
     /// Bits per weight of routed experts; `None`: as the rest.
     #[serde(default)]
     pub expert_bits: Option<f64>,
+    /// 8-bit weights have a scale per block (DeepSeek's format).
+    #[serde(default)]
+    pub block_scaled: bool,
+    /// Weights below 8 bits are floating-point and multiplied as such where the device can.
+    #[serde(default)]
+    pub fp4: bool,
+    /// Layers with a recurrent state instead of keys and values (linear attention, Mamba).
+    #[serde(default)]
+    pub linear_layers: u32,
+    /// Tokens that sparse attention reads; 0: all.
+    #[serde(default)]
+    pub index_topk: u32,
     /// Published size, billions of parameters; a cross-check of the arithmetic here.
     #[serde(default)]
     pub total_params_billion: Option<f64>,
@@ -122,6 +136,68 @@ impl ParamCounts {
 }
 
 impl ModelArch {
+    /// The architecture that a Hugging Face config describes, or the project's list of models knows.
+    pub fn from_facts(facts: &ModelFacts) -> Self {
+        let experts = facts.experts;
+        let mla = facts.mla;
+        let expert = |get: fn(&Experts) -> u32| experts.as_ref().map_or(0, get);
+        let latent = |get: fn(&Mla) -> u32| mla.as_ref().map_or(0, get);
+        Self {
+            name: facts.name.clone(),
+            aliases: Vec::new(),
+            attention: if mla.is_some() { Attention::Mla } else { Attention::Gqa },
+            layers: facts.layers,
+            hidden: facts.hidden,
+            dense_ffn: facts.ffn,
+            heads: facts.heads,
+            kv_heads: facts.kv_heads,
+            head_dim: facts.head_dim,
+            vocab: facts.vocab,
+            tied_embeddings: facts.tied,
+            experts: expert(|experts| experts.total),
+            experts_per_token: expert(|experts| experts.per_token),
+            expert_ffn: expert(|experts| experts.ffn),
+            shared_experts: expert(|experts| experts.shared),
+            dense_layers: expert(|experts| experts.dense_layers),
+            window: facts.window.map_or(0, |window| window.tokens),
+            window_layers: facts.window.map_or(0, |window| window.layers),
+            q_lora: latent(|mla| mla.q_lora),
+            kv_lora: latent(|mla| mla.kv_lora),
+            rope_dim: latent(|mla| mla.rope),
+            nope_dim: latent(|mla| mla.nope),
+            v_dim: latent(|mla| mla.v),
+            max_position: facts.max_position_embeddings.map(|tokens| u32::try_from(tokens).unwrap_or(u32::MAX)),
+            weight_bits: facts.weight_bits,
+            expert_bits: experts.map(|_| facts.expert_bits),
+            block_scaled: facts.block_scaled,
+            fp4: facts.fp4,
+            linear_layers: facts.linear_layers,
+            index_topk: facts.index_topk.unwrap_or(0),
+            total_params_billion: facts.params_total_b,
+            source: facts.cite.clone(),
+        }
+    }
+
+    /// How the weights outside routed experts are multiplied, on a device with or without FP4 arithmetic.
+    pub fn weight_format(&self, has_fp4: bool) -> WeightFormat {
+        self.format_of(self.weight_bits, has_fp4)
+    }
+
+    /// The same for routed experts.
+    pub fn expert_format(&self, has_fp4: bool) -> WeightFormat {
+        self.format_of(self.expert_bits.unwrap_or(self.weight_bits), has_fp4)
+    }
+
+    fn format_of(&self, bits: f64, has_fp4: bool) -> WeightFormat {
+        match bits {
+            bits if bits > 8.5 => WeightFormat::Bf16,
+            bits if bits >= 7.5 && self.block_scaled => WeightFormat::Fp8Block,
+            bits if bits >= 7.5 => WeightFormat::Fp8,
+            _ if self.fp4 && has_fp4 => WeightFormat::Fp4,
+            _ => WeightFormat::WeightOnly,
+        }
+    }
+
     /// Layers with routed experts.
     pub fn moe_layers(&self) -> u32 {
         if self.experts == 0 { 0 } else { self.layers.saturating_sub(self.dense_layers) }
@@ -190,10 +266,41 @@ pub struct GpuSpec {
     pub bf16_tflops: f64,
     /// Dense FP8 peak where the device has one.
     pub fp8_tflops: Option<f64>,
+    /// Dense FP4 peak where the device has one.
+    #[serde(default)]
+    pub fp4_tflops: Option<f64>,
     /// Scale-up link, one direction per device, 1e9 bytes per second.
     pub link_gb_per_s: f64,
+    /// Network card per device, 1e9 bits per second.
+    #[serde(default = "usual_nic")]
+    pub nic_gbit_per_s: f64,
+    /// Devices that the scale-up link joins.
+    #[serde(default = "usual_node")]
+    pub gpus_per_node: u32,
+    /// Architecture family, a key of the step-time constants: `hopper`, `ampere`, `blackwell`, `ada`, `cdna`, `cpu`.
+    #[serde(default)]
+    pub family: String,
     /// Where the numbers come from.
     pub source: String,
+}
+
+impl GpuSpec {
+    /// Bytes that an engine sees: what vendors call GB is reported as GiB, less 1 % (79.2 of 80 on H100, 139.8 of 141 on
+    /// H200).
+    pub fn visible_bytes(&self) -> f64 {
+        if matches!(self.family.as_str(), "sim" | "cpu" | "") {
+            return self.memory_gb * 1e9;
+        }
+        self.memory_gb * 0.99 * (1u64 << 30) as f64
+    }
+}
+
+fn usual_nic() -> f64 {
+    400.0
+}
+
+fn usual_node() -> u32 {
+    8
 }
 
 #[derive(Deserialize)]
@@ -235,6 +342,9 @@ pub fn find_gpu(name: &str) -> Result<GpuSpec, SimError> {
 /// Finds a model by hub name, by the last component of a path, or with an `-Instruct`/`-FP8`/… ending taken off; any
 /// other name gets [`guessed_model`].
 pub fn find_model(name: &str) -> Result<ModelArch, SimError> {
+    if let Some(arch) = read_config(name)? {
+        return Ok(arch);
+    }
     let models = models()?;
     let base = name.trim_end_matches('/').rsplit('/').next().unwrap_or(name);
     let mut candidate = plain(base);
@@ -257,9 +367,27 @@ pub fn find_model(name: &str) -> Result<ModelArch, SimError> {
             .map(str::to_owned);
         match shorter {
             Some(shorter) => candidate = shorter,
-            None => return Ok(guessed_model(base)),
+            None => {
+                return Ok(
+                    builtin_model(name).map_or_else(|| guessed_model(base), |facts| ModelArch::from_facts(&facts))
+                );
+            }
         }
     }
+}
+
+/// The architecture in the `config.json` of a model folder; `None` where there is no such file.
+fn read_config(folder: &str) -> Result<Option<ModelArch>, SimError> {
+    let path = std::path::Path::new(folder).join("config.json");
+    if !path.is_file() {
+        return Ok(None);
+    }
+    let unusable = |reason: String| SimError::BadModelConfig { path: path.display().to_string(), reason };
+    let text = std::fs::read_to_string(&path).map_err(|error| unusable(error.to_string()))?;
+    let config = serde_json::from_str(&text).map_err(|error| unusable(error.to_string()))?;
+    let name = folder.trim_end_matches('/').rsplit('/').next().unwrap_or(folder);
+    let facts = from_hf_config(name, &config).map_err(|error| unusable(error.to_string()))?;
+    Ok(Some(ModelArch::from_facts(&facts)))
 }
 
 /// A dense model of the size that the name tells (`…-8B`, `0.6b`, `350m`; 1B when it tells none), with Llama-like
@@ -301,6 +429,10 @@ pub fn guessed_model(name: &str) -> ModelArch {
         max_position: None,
         weight_bits: 16.0,
         expert_bits: None,
+        block_scaled: false,
+        fp4: false,
+        linear_layers: 0,
+        index_topk: 0,
         total_params_billion: None,
         source: format!("guessed from the name: dense, {billions} B parameters"),
     }

@@ -1,12 +1,15 @@
 //! From settings to the configuration that the engine runs: vLLM's defaults, its refusals in its own words, the split of
 //! a model over ranks and the KV capacity that is left. No time is modelled here and nothing is started.
 
+use std::sync::Arc;
+
 use serde_json::{Value, json};
 
 use crate::SimError;
 use crate::catalog::{ASSUMED_MAX_POSITION, Attention, GpuSpec, ModelArch, find_gpu, find_model};
 use crate::flags::version_key;
 use crate::settings::SimSettings;
+use crate::step_time::Parameters;
 
 pub(crate) mod checks;
 mod scheduling;
@@ -86,6 +89,12 @@ pub struct ServerConfig {
     pub kv_bytes_per_token: f64,
     /// KV blocks per rank, null block included.
     pub num_gpu_blocks: u64,
+    /// Decode context parallel size: ranks over which one request's keys and values are spread.
+    pub dcp: u32,
+    /// The next step is prepared while the last one runs.
+    pub async_scheduling: bool,
+    /// Step-time constants; `None`: the built-in ones of the device.
+    pub parameters: Option<Arc<Parameters>>,
     /// Given flags that are accepted but change nothing here.
     pub not_simulated: Vec<String>,
 }
@@ -103,12 +112,19 @@ impl ServerConfig {
             });
         }
         let flags = &settings.serving;
-        let gpu = find_gpu(&settings.gpu)?;
-        let mut model = find_model(&settings.model)?;
+        let gpu = match &settings.gpu_spec {
+            Some(spec) => spec.clone(),
+            None => find_gpu(&settings.gpu)?,
+        };
+        let mut model = match &settings.model_arch {
+            Some(arch) => arch.clone(),
+            None => find_model(&settings.model)?,
+        };
         let quantization = flags.text("quantization").map(str::to_owned);
         if let Some(bits) = quantization.as_deref().and_then(quantized_bits) {
             model.weight_bits = model.weight_bits.min(bits);
             model.expert_bits = model.expert_bits.map(|own| own.min(bits));
+            model.fp4 |= quantization.as_deref() == Some("modelopt_fp4");
         }
         let dtype = flags.text("dtype").unwrap_or("auto").to_owned();
         if matches!(dtype.as_str(), "float32" | "float") && quantization.is_none() {
@@ -164,6 +180,9 @@ impl ServerConfig {
             kv_cache_bytes: 0.0,
             kv_bytes_per_token: 0.0,
             num_gpu_blocks: 0,
+            dcp: size("decode_context_parallel_size").unwrap_or(1).max(1),
+            async_scheduling: flags.switch("async_scheduling").unwrap_or_else(|| default_async(settings)),
+            parameters: settings.parameters.clone(),
             not_simulated: not_simulated(settings),
             model,
             gpu,
@@ -177,6 +196,11 @@ impl ServerConfig {
         }
         checks::check_capacity(&config)?;
         Ok(config)
+    }
+
+    /// Bytes of one cached element.
+    pub fn kv_element_bytes(&self) -> f64 {
+        kv_element_bytes(&self.kv_cache_dtype, &self.dtype)
     }
 
     /// Ranks over which routed experts are spread.
@@ -209,7 +233,7 @@ impl ServerConfig {
         self.weight_bytes = params.body * self.model.weight_bits / 8.0 / ranks
             + tables
             + params.experts * expert_bits / 8.0 / f64::from(self.expert_ranks() * self.pp);
-        let total_bytes = self.gpu.memory_gb * 1e9;
+        let total_bytes = self.gpu.visible_bytes();
         if self.weight_bytes > total_bytes {
             return Err(SimError::Refused(checks::out_of_memory(self.weight_bytes, total_bytes)));
         }
@@ -218,16 +242,24 @@ impl ServerConfig {
         let activations =
             f64::from(self.max_num_batched_tokens) * (4.0 * hidden + 2.0 * widest / f64::from(self.tp)) * 2.0
                 + f64::from(self.max_num_seqs) * f64::from(self.model.vocab) * 4.0 / f64::from(self.tp);
-        let graphs = if self.enforce_eager || self.gpu.device == "cpu" { 0.0 } else { 0.6e9 };
-        let runtime = 0.5e9;
+        let memory = match &self.parameters {
+            Some(parameters) => parameters.memory.clone(),
+            None => Parameters::builtin(&self.gpu)?.memory,
+        };
+        let activations = activations * memory.activation_factor;
+        let graphs = if self.enforce_eager || self.gpu.device == "cpu" { 0.0 } else { memory.graph_bytes };
+        let runtime = memory.runtime_bytes;
         let share = total_bytes * self.gpu_memory_utilization;
         self.kv_cache_bytes = match kv_bytes {
             Some(bytes) => bytes as f64,
             None => share - self.weight_bytes - activations - graphs - runtime,
         };
-        let element_bytes = kv_element_bytes(&self.kv_cache_dtype, &self.dtype);
-        let layers = f64::from(self.model.layers.div_ceil(self.pp));
-        self.kv_bytes_per_token = layers * self.model.kv_elements_per_layer(self.tp) * element_bytes;
+        // Windows and recurrent states do not grow with the sequence; a model of windows only is counted in full.
+        let growing = self.model.layers.saturating_sub(self.model.window_layers + self.model.linear_layers);
+        let growing = if growing == 0 { self.model.layers } else { growing };
+        let layers = f64::from(growing.div_ceil(self.pp));
+        let elements = self.model.kv_elements_per_layer(self.tp) / f64::from(self.dcp);
+        self.kv_bytes_per_token = layers * elements * self.kv_element_bytes();
         let block_bytes = self.kv_bytes_per_token * f64::from(self.block_size);
         match override_blocks {
             Some(blocks) => {
@@ -289,7 +321,7 @@ fn served_names(settings: &SimSettings) -> Vec<String> {
 
 /// vLLM's API-server defaults by device memory: (tokens per step, sequences).
 fn batch_defaults(gpu: &GpuSpec, tp: u32) -> (u32, u32) {
-    let gib = gpu.memory_gb * 1e9 / GIB;
+    let gib = gpu.visible_bytes() / GIB;
     if gpu.device == "cpu" {
         if tp > 1 { (4096, 256) } else { (2048, 128) }
     } else if gib >= 160.0 {
@@ -303,6 +335,11 @@ fn batch_defaults(gpu: &GpuSpec, tp: u32) -> (u32, u32) {
 
 fn default_utilization(settings: &SimSettings) -> f64 {
     if version_key(&settings.declared_version) < (0, 12) { 0.9 } else { 0.92 }
+}
+
+/// Asynchronous scheduling became the default after 0.12, where nothing rules it out.
+fn default_async(settings: &SimSettings) -> bool {
+    version_key(&settings.declared_version) >= (0, 14)
 }
 
 /// `pplx` and `naive` silently became the default backend in current versions.
@@ -338,15 +375,13 @@ fn saturating_u32(number: u64) -> u32 {
 
 /// Flags that vLLM acts on and this simulator does not (yet).
 fn not_simulated(settings: &SimSettings) -> Vec<String> {
-    const IGNORED: [&str; 9] = [
+    const IGNORED: [&str; 7] = [
         "speculative_config",
-        "decode_context_parallel_size",
         "prefill_context_parallel_size",
         "kv_offloading_size",
         "cpu_offload_gb",
         "enable_dbo",
         "enable_lora",
-        "async_scheduling",
         "max_num_scheduled_tokens",
     ];
     let mut names: Vec<String> =

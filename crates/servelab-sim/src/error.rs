@@ -54,6 +54,22 @@ pub enum SimError {
         /// The parser's words.
         reason: String,
     },
+    /// A model folder whose config does not describe a language model.
+    #[error("use the model config `{path}`: {reason}")]
+    BadModelConfig {
+        /// The file.
+        path: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A data file of the user's (hardware, step-time parameters) that cannot be used.
+    #[error("read the {what}: {reason}")]
+    BadDataFile {
+        /// What the file is for.
+        what: &'static str,
+        /// The parser's words.
+        reason: String,
+    },
     /// The injected out-of-memory failure at start.
     #[error("{0}")]
     InjectedOutOfMemory(String),

@@ -138,7 +138,7 @@ pub fn run_blocking(
         std::thread::sleep(loaded.saturating_duration_since(Instant::now()).min(Duration::from_millis(20)));
     }
     if fail.out_of_memory_at_start() {
-        let message = out_of_memory(config.weight_bytes, config.gpu.memory_gb * 1e9);
+        let message = out_of_memory(config.weight_bytes, config.gpu.visible_bytes());
         log.refusal(&message);
         return Err(SimError::InjectedOutOfMemory(message));
     }

@@ -15,6 +15,7 @@ mod handover;
 mod http;
 pub mod live;
 pub mod metrics;
+pub mod predict;
 mod profile;
 mod random;
 pub mod rendezvous;

@@ -5,8 +5,10 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use crate::catalog::{GpuSpec, ModelArch};
 use crate::fail::FailSpec;
 use crate::flags::ServingFlags;
+use crate::step_time::Parameters;
 use crate::text::{DecodeFn, PromptTokenizer};
 
 /// The vLLM version that the simulator claims unless told otherwise.
@@ -26,6 +28,12 @@ pub struct SimSettings {
     pub served_model_name: Option<String>,
     /// GPU name from the built-in table, `sim` or `cpu`.
     pub gpu: String,
+    /// Architecture to simulate; `None` finds or guesses it by the model's name.
+    pub model_arch: Option<ModelArch>,
+    /// Device to simulate; `None` finds it by name.
+    pub gpu_spec: Option<GpuSpec>,
+    /// Step-time constants; `None` takes the built-in ones of the device.
+    pub parameters: Option<Arc<Parameters>>,
     /// Tensor-parallel size; `None` leaves it to `serving` (default 1).
     pub tp: Option<u32>,
     /// Simulated seconds per real second.
@@ -85,6 +93,9 @@ impl SimSettings {
             model: model.into(),
             served_model_name: None,
             gpu: gpu.into(),
+            model_arch: None,
+            gpu_spec: None,
+            parameters: None,
             tp: None,
             speedup: 1.0,
             fail: Vec::new(),

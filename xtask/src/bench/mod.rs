@@ -1,5 +1,6 @@
 //! Measurements of the product as a user runs it: a release binary in a fresh process.
 
+mod accuracy;
 mod cluster;
 mod import;
 mod load;
@@ -21,6 +22,8 @@ pub(crate) enum What {
     Plan,
     /// A thousand jobs through a private Slurm: submit, status, cancel
     Cluster(cluster::ClusterArgs),
+    /// Predictions beside public measured results
+    Accuracy(accuracy::AccuracyArgs),
     /// `bench` against the reference server: its errors, its CPU time, its ceiling, beside its peers
     Load(load::LoadArgs),
     /// Simulated runs on a virtual clock: requests per second of one core, peak memory at several lengths
@@ -44,6 +47,7 @@ pub(crate) fn bench(root: &Path, what: &What) -> Result<(), Box<dyn Error>> {
     match what {
         What::Plan => plan::plan(root),
         What::Cluster(args) => cluster::cluster(root, args),
+        What::Accuracy(args) => accuracy::accuracy(args),
         What::Load(args) => load::load(root, args),
         What::Sim => sim::sim(root),
         What::SimRun(args) => sim::run(args),

@@ -81,9 +81,10 @@ pub fn weight_bytes_per_gpu(model: &ModelFacts, request: &MemoryRequest) -> f64 
 
 /// KV bytes of one token on one GPU: `2 · layers/pp · max(1, kv_heads/tp) · head_dim · bytes / dcp`, or
 /// `layers/pp · (kv_lora + rope) · bytes / dcp` with latent attention, which every tensor-parallel rank holds in full.
-/// Layers with a sliding window are left out: their share does not grow with the sequence.
+/// Layers with a sliding window or a recurrent state are left out: their share does not grow with the sequence.
 pub fn kv_bytes_per_token(model: &ModelFacts, request: &MemoryRequest) -> f64 {
-    let growing = model.layers.saturating_sub(model.window.map_or(0, |window| window.layers));
+    let bounded = model.window.map_or(0, |window| window.layers) + model.linear_layers;
+    let growing = model.layers.saturating_sub(bounded);
     let layers = (f64::from(growing) / size(request.pp)).ceil();
     let elements = match &model.mla {
         Some(mla) => f64::from(mla.kv_lora) + f64::from(mla.rope),

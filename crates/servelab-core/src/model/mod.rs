@@ -51,13 +51,22 @@ pub struct ModelFacts {
     /// Multi-head latent attention.
     #[serde(default)]
     pub mla: Option<Mla>,
-    /// Layers that keep KV for a window only, or none at all.
+    /// Layers that keep KV for a window only.
     #[serde(default)]
     pub window: Option<Window>,
+    /// Layers that keep a state of a fixed size instead of KV (linear attention, Mamba).
+    #[serde(default)]
+    pub linear_layers: u32,
     /// Bits per weight outside the experts.
     pub weight_bits: f64,
     /// Bits per expert weight.
     pub expert_bits: f64,
+    /// 8-bit weights have a scale per block (DeepSeek's format).
+    #[serde(default)]
+    pub block_scaled: bool,
+    /// Weights below 8 bits are floating-point (NVFP4, MXFP4).
+    #[serde(default)]
+    pub fp4: bool,
     /// Parameters in billions, as published.
     #[serde(default)]
     pub params_total_b: Option<f64>,
