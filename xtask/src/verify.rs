@@ -18,6 +18,8 @@ pub(crate) enum Name {
     Vllm,
     /// The simulated scheduler against the real one's decisions, recorded anew
     Scheduler,
+    /// Predictions of a real vLLM on CPU: two cells calibrate, two others are predicted
+    Predict,
 }
 
 impl Name {
@@ -25,6 +27,7 @@ impl Name {
         match self {
             Self::Vllm => "vllm",
             Self::Scheduler => "scheduler",
+            Self::Predict => "predict",
         }
     }
 
@@ -39,6 +42,10 @@ impl Name {
                  `scripts/scheduler-trace/trace.py`; the simulator's scheduler replays them. Every call must be the same: tokens per \
                  request in order, preemptions, free blocks, cached tokens."
             }
+            Self::Predict => {
+                "A real vLLM (CPU build) serves a tiny model: two cells of a study calibrate the step-time model, the two others are \
+                 predicted before and after and compared with what was measured."
+            }
         }
     }
 }
@@ -47,11 +54,12 @@ impl Name {
 pub(crate) fn verify(root: &Path, name: Name) -> Result<(), Box<dyn Error>> {
     let scratch = tempfile::tempdir()?;
     let (command, env) = match name {
-        Name::Vllm => vllm(root, scratch.path())?,
+        Name::Vllm => vllm(root, scratch.path(), "real_vllm")?,
+        Name::Predict => vllm(root, scratch.path(), "real_predict")?,
         Name::Scheduler => scheduler(root, scratch.path())?,
     };
     let start = Instant::now();
-    let (text, is_success) = run(root, &command, &env)?;
+    let (text, is_success) = run(root, name, &command, &env)?;
     let seconds = start.elapsed().as_secs_f64();
 
     let folder = root.join("docs/verification");
@@ -84,9 +92,10 @@ fn scheduler(root: &Path, scratch: &Path) -> Result<(Vec<&'static str>, Env), Bo
     Ok((command, vec![("SERVELAB_VLLM_DIR", venv), ("SERVELAB_SCHEDULER_TRACE", recording)]))
 }
 
-fn vllm(root: &Path, scratch: &Path) -> Result<(Vec<&'static str>, Env), Box<dyn Error>> {
+/// A test of the whole program that needs a real vLLM.
+fn vllm(root: &Path, scratch: &Path, test: &'static str) -> Result<(Vec<&'static str>, Env), Box<dyn Error>> {
     let (venv, models) = vllm_folders(root, scratch)?;
-    let command = vec!["cargo", "test", "-p", "servelab", "--test", "it", "--locked", "real_vllm", "--", "--nocapture"];
+    let command = vec!["cargo", "test", "-p", "servelab", "--test", "it", "--locked", test, "--", "--nocapture"];
     Ok((command, vec![("SERVELAB_VLLM_DIR", venv), ("SERVELAB_MODELS_DIR", models)]))
 }
 
@@ -106,14 +115,14 @@ fn vllm_folders(root: &Path, scratch: &Path) -> Result<(PathBuf, PathBuf), Box<d
 }
 
 /// Runs a command, showing and keeping what it says on both streams.
-fn run(root: &Path, command: &[&str], env: &Env) -> Result<(String, bool), Box<dyn Error>> {
+fn run(root: &Path, name: Name, command: &[&str], env: &Env) -> Result<(String, bool), Box<dyn Error>> {
     // One pipe for both streams keeps their order.
     let (reader, writer) = std::io::pipe()?;
     let (program, args) = command.split_first().ok_or("no command")?;
     let mut child = Command::new(program)
         .args(args)
         .current_dir(root)
-        .env("SERVELAB_REAL", "vllm")
+        .env("SERVELAB_REAL", name.text())
         .envs(env.iter().map(|(name, path)| (name, path)))
         .stdin(Stdio::null())
         .stdout(writer.try_clone()?)
@@ -140,10 +149,11 @@ fn page(root: &Path, name: Name, command: &[&str], env: &Env, text: &str, is_suc
     let outcome = if is_success { "passed" } else { "FAILED" };
     format!(
         "# Verification: {}\n\n{}\n\n{outcome} on {date}, commit {commit}, {cpus} CPUs, in {seconds:.0} s. {}.\n\n\
-         Repeat it with `cargo xtask verify {}`; the command was `SERVELAB_REAL=vllm {}`.\n\n```text\n{}\n```\n",
+         Repeat it with `cargo xtask verify {}`; the command was `SERVELAB_REAL={} {}`.\n\n```text\n{}\n```\n",
         name.text(),
         name.about(),
         versions.join("; "),
+        name.text(),
         name.text(),
         command.join(" "),
         text.trim_end()

@@ -255,6 +255,7 @@ pub struct GpuSpec {
     /// Name, also the key of its step-time constants.
     pub name: String,
     /// Other names.
+    #[serde(default)]
     pub aliases: Vec<String>,
     /// `cuda` or `cpu`, as vLLM's `device_config` says it.
     pub device: String,
@@ -281,6 +282,7 @@ pub struct GpuSpec {
     #[serde(default)]
     pub family: String,
     /// Where the numbers come from.
+    #[serde(default)]
     pub source: String,
 }
 

@@ -25,7 +25,8 @@ pub use curves::{CURVE_METRICS, load_curves};
 pub use error::StoreError;
 pub use files::{Durability, JsonLines, append_line, read_json, read_json_lines, write_atomic, write_json};
 pub use records::{
-    RecordFiles, RecordWriter, read_events, read_prom, read_requests, write_events, write_prom, write_requests,
+    ForeignColumn, RecordFiles, RecordWriter, read_events, read_foreign_columns, read_prom, read_requests,
+    write_events, write_prom, write_requests,
 };
 pub use results::{ResultRow, RowContext, collect_rows, results_table, varied_parameters};
 pub use root::{ROOT_FORMAT, Root};

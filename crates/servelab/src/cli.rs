@@ -53,6 +53,10 @@ pub(crate) enum Command {
     Compare(commands::compare::CompareArgs),
     /// Read results of other tools, under one set of definitions
     Import(commands::import::ImportArgs),
+    /// Predict a study's cells before anything is spent
+    Predict(commands::predict::PredictArgs),
+    /// Learn from a few measured cells how this server differs from the prediction
+    Calibrate(commands::calibrate::CalibrateArgs),
     /// Serve a simulated vLLM over HTTP
     Sim(commands::sim::SimArgs),
     /// Run one rank of a server that spans nodes
@@ -195,6 +199,8 @@ fn dispatch(command: Command, ui: Ui) -> Result<ExitCode, CommandError> {
         Command::Best(args) => commands::best::best(&args, ui),
         Command::Compare(args) => commands::compare::compare(&args, ui),
         Command::Import(args) => commands::import::import(&args, ui),
+        Command::Predict(args) => commands::predict::predict(&args, ui),
+        Command::Calibrate(args) => commands::calibrate::calibrate(&args, ui),
         Command::Sim(args) => commands::sim::sim(args, ui),
         Command::Rank(args) => commands::rank::rank(args, ui),
         Command::Trace(args) => commands::trace::trace(&args, ui),

@@ -7,6 +7,7 @@ mod convert;
 mod error;
 mod feed;
 mod files;
+mod predict;
 mod requests;
 mod study_input;
 mod ui;

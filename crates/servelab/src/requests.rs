@@ -8,12 +8,13 @@ use std::sync::Arc;
 use servelab_core::pacing::{Ramp, StartMode};
 use servelab_core::plan::{Load, Plan, PlannedCell, PlannedPoint, StopAt};
 use servelab_core::workload::{DEFAULT_BLOCK_SIZE, DatasetSpec, SynthSpec};
-use servelab_data::{DataError, PromptSource, StreamRequest, Tokenizer};
+use servelab_data::{DataError, Item, PromptSource, StreamRequest, Tokenizer};
 use servelab_load::arrivals::{self, Arrival, Extent, Rate, Schedule};
 use servelab_load::{Endpoint, Pacing, Pauses, Spread, Stop};
 use servelab_run::{PrepareError, PreparedCell, RequestSource};
 
 use crate::feed::{Feed, Instants, Items, Wire};
+use crate::predict::DrawnLengths;
 use crate::study_input::StudyInput;
 
 /// Fastest request that a timed closed loop is prepared for: this long, plus [`FASTEST_TOKEN_S`] per output token.
@@ -96,6 +97,61 @@ impl<'a> StudyRequests<'a> {
             }
         }
         Ok(out)
+    }
+
+    /// Lengths and instants of what a cell sends, at most `most` requests of it: what a run would send, without bodies.
+    pub(crate) fn lengths_of(&self, cell: &PlannedCell, most: usize) -> Result<DrawnLengths, PrepareError> {
+        let mut drawn = self.draw(&[cell])?;
+        let drawn = drawn.remove(cell.id.as_str()).ok_or_else(|| PrepareError {
+            code: "workload_missing".to_owned(),
+            detail: format!("cell {} is not in the plan", cell.id.short()),
+        })?;
+        let warmup = cell.settings.warmup_requests as usize;
+        let n = warmup.saturating_add(drawn.n).min(most);
+        let shared_prefix_tokens = drawn.spec.synth().map_or(0, |synth| synth.shared_prefix_tokens());
+        let cap = |tokens: u32| cell.settings.output_max.map_or(tokens, |most| most.min(tokens)).max(1);
+        let mut lengths = Vec::with_capacity(n.min(4096));
+        let mut recorded = Vec::new();
+        for item in drawn.items {
+            if lengths.len() >= n {
+                break;
+            }
+            match item.map_err(unusable)? {
+                Item::Prompt(prompt) => lengths.push((prompt.input_tokens, cap(prompt.output_tokens))),
+                Item::Traced(traced) => {
+                    recorded.push(traced.at_ns);
+                    lengths.push((traced.prompt.input_tokens, cap(traced.prompt.output_tokens)));
+                }
+                // Every turn sends what was said before.
+                Item::Conversation(talk) => {
+                    for (turn, said) in talk.turns.iter().enumerate() {
+                        lengths.push((talk.expected_input_tokens(turn), cap(said.output_tokens)));
+                    }
+                }
+            }
+        }
+        let seed = stream_seed(cell.settings.seed, &stream_name(cell));
+        let instants = match &cell.load {
+            Load::Open { rate_per_s, arrival, .. } => {
+                Some(scheduled(arrival, &Rate::Constant(*rate_per_s), cell.settings.stop, warmup as u64, seed))
+            }
+            Load::Ramp { ramp, arrival, .. } => {
+                Some(scheduled(arrival, &Rate::Ramp(ramp.clone()), cell.settings.stop, warmup as u64, seed))
+            }
+            Load::Closed { .. } | Load::Offline { .. } | Load::Replay { .. } => None,
+        };
+        let instants: Option<Vec<i64>> = match (instants.transpose().map_err(no_arrivals)?, &cell.load) {
+            (Some(Instants::At(instants)), _) => Some(instants.take(n).collect()),
+            (_, Load::Replay { speed, .. }) => Some(recorded.iter().map(|at| (*at as f64 / speed) as i64).collect()),
+            _ => None,
+        };
+        let first = instants.as_ref().and_then(|instants| instants.first().copied()).unwrap_or(0);
+        Ok(DrawnLengths {
+            lengths,
+            instants_ns: instants
+                .map(|instants| instants.iter().map(|at| u64::try_from(at - first).unwrap_or(0)).collect()),
+            shared_prefix_tokens,
+        })
     }
 
     fn prepared(&self, cell: &PlannedCell, drawn: Drawn, served_model: &str) -> Result<PreparedCell, PrepareError> {

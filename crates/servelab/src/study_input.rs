@@ -134,6 +134,11 @@ impl StudyInput {
         Ok(input)
     }
 
+    /// The model's architecture, where it is known.
+    pub(crate) fn model_facts(&self) -> Option<&ModelFacts> {
+        self.model.as_ref()
+    }
+
     /// Expands the study.
     pub(crate) fn plan(&self, winners: &dyn Fn(&str) -> Option<Vec<PointId>>) -> Result<Plan, CommandError> {
         expand::expand(&self.expand_input(winners))

@@ -8,6 +8,8 @@ mod memory;
 mod registry;
 
 #[cfg(test)]
+mod family_tests;
+#[cfg(test)]
 mod tests;
 
 use serde::{Deserialize, Serialize};

@@ -176,6 +176,11 @@ impl RooflineStepTime {
         &self.parameters
     }
 
+    /// The same, to change them.
+    pub fn parameters_mut(&mut self) -> &mut Parameters {
+        &mut self.parameters
+    }
+
     fn peak(&self, format: WeightFormat) -> f64 {
         let bf16 = self.gpu.bf16_tflops;
         let fp8 = self.gpu.fp8_tflops.unwrap_or(bf16);

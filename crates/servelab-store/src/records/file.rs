@@ -258,7 +258,12 @@ fn locate(reader: &SerializedFileReader<File>, specs: &[ColumnSpec]) -> Result<V
     specs.iter().map(find).collect()
 }
 
-fn read_column(group: &dyn RowGroupReader, idx: usize, spec: &ColumnSpec, rows: usize) -> Result<ColumnData, String> {
+pub(super) fn read_column(
+    group: &dyn RowGroupReader,
+    idx: usize,
+    spec: &ColumnSpec,
+    rows: usize,
+) -> Result<ColumnData, String> {
     let reader = group.get_column_reader(idx).map_err(|error| error.to_string())?;
     let column = match (reader, spec.physical) {
         (ColumnReader::Int64ColumnReader(r), Physical::Int64) => ColumnData::Int64(read_values(r, rows)?),

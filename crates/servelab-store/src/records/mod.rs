@@ -4,6 +4,7 @@
 
 mod columns;
 mod file;
+mod foreign;
 mod scan;
 #[cfg(test)]
 mod tests;
@@ -17,6 +18,7 @@ use columns::{RowReader, RowWriter};
 pub(crate) use file::ColumnFile;
 #[cfg(test)]
 pub(crate) use file::read_columns;
+pub use foreign::{ForeignColumn, read_foreign_columns};
 pub use scan::RecordFiles;
 
 use crate::error::StoreError;

@@ -2,6 +2,7 @@
 
 pub(crate) mod bench;
 pub(crate) mod best;
+pub(crate) mod calibrate;
 pub(crate) mod cancel;
 pub(crate) mod compare;
 pub(crate) mod dataset;
@@ -12,6 +13,7 @@ pub(crate) mod import;
 pub(crate) mod init;
 pub(crate) mod logs;
 pub(crate) mod plan;
+pub(crate) mod predict;
 pub(crate) mod progress;
 pub(crate) mod rank;
 pub(crate) mod report;

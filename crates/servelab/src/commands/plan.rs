@@ -9,6 +9,8 @@ use clap::Args;
 use super::{select, stored};
 use crate::cli::StudyArgs;
 use crate::error::CommandError;
+use crate::predict::reduce::reduce;
+use crate::predict::{PredictOptions, predict_plan};
 use crate::study_input::StudyInput;
 use crate::ui::Ui;
 
@@ -32,6 +34,11 @@ pub(crate) struct PlanArgs {
     /// Print MANIFEST.md instead of the plan
     #[arg(long, conflicts_with_all = ["json", "summary"])]
     manifest: bool,
+    /// Predict every cell as well; nothing is measured
+    #[arg(long, conflicts_with_all = ["summary", "manifest"])]
+    predict: bool,
+    #[command(flatten)]
+    options: PredictOptions,
     /// A captured `vllm serve --help=all` of the target environment; beats the built-in flag tables
     #[arg(long, value_name = "FILE")]
     help_capture: Option<PathBuf>,
@@ -54,7 +61,15 @@ pub(crate) fn plan(args: &PlanArgs, ui: Ui) -> Result<ExitCode, CommandError> {
         let folder = stored::write_plan(&root, &input, &plan, &args.study.study)?;
         ui.say(&format!("wrote {}", folder.display()));
     }
-    if args.json {
+    let prediction = if args.predict { Some(predict_plan(&input, &plan, &args.options)?) } else { None };
+    if let (true, Some(cells)) = (args.json, &prediction) {
+        let reduction = reduce(&plan, &input.study, cells);
+        let mut all = serde_json::to_value(&plan).map_err(|error| CommandError::failed(error.to_string()))?;
+        if let Some(all) = all.as_object_mut() {
+            all.insert("prediction".to_owned(), super::predict::to_json(&plan, cells, &reduction));
+        }
+        ui.data(&serde_json::to_string_pretty(&all).map_err(|error| CommandError::failed(error.to_string()))?);
+    } else if args.json {
         let text = serde_json::to_string_pretty(&plan).map_err(|error| CommandError::failed(error.to_string()))?;
         ui.data(&text);
     } else if args.manifest {
@@ -68,6 +83,11 @@ pub(crate) fn plan(args: &PlanArgs, ui: Ui) -> Result<ExitCode, CommandError> {
             how: stored::how_to_run(&input, &file, args.study.root_to_type()),
         };
         ui.data(&servelab_view::plan_text(&plan, &input.study, &options));
+        if let Some(cells) = &prediction {
+            let reduction = reduce(&plan, &input.study, cells);
+            let text = super::predict::prediction_text(&plan, cells, &reduction, args.max_points);
+            ui.data(&format!("\n{}", text.trim_end()));
+        }
     }
     Ok(ExitCode::SUCCESS)
 }

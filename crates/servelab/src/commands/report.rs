@@ -14,6 +14,7 @@ use super::traces_of_points::PointTraces;
 use super::{select, stored};
 use crate::cli::StudyArgs;
 use crate::error::CommandError;
+use crate::predict::{PredictOptions, beside, predict_plan};
 use crate::study_input::StudyInput;
 use crate::ui::Ui;
 
@@ -40,6 +41,11 @@ pub(crate) struct ReportArgs {
     /// Let simulated cells compete with measured ones
     #[arg(long)]
     mix_simulated: bool,
+    /// Put predictions beside the measurements: columns and a section
+    #[arg(long)]
+    predict: bool,
+    #[command(flatten)]
+    options: PredictOptions,
     /// Exit with 1 when a cell failed or a verdict says that it must not be believed
     #[arg(long)]
     strict: bool,
@@ -90,9 +96,14 @@ pub(crate) fn report(args: &ReportArgs, ui: Ui) -> Result<ExitCode, CommandError
     for problem in &traces.problems {
         ui.always(&format!("warning: {problem}"));
     }
-    let text = with_section(report_txt(&report_input), &traces.text());
+    let mut text = with_section(report_txt(&report_input), &traces.text());
     let mut table = results_table(&rows, args.enrich_configs);
     traces.add_columns(&mut table, &rows);
+    if args.predict {
+        let cells = predict_plan(&input, &plan, &args.options)?;
+        text = with_section(text, &beside::section(&rows, &cells));
+        beside::add_columns(&mut table, &rows, &cells);
+    }
     let folder = write(&root, &report_input, &table, &text, &traces, args.out.as_deref())?;
     if args.json {
         let json =

@@ -2,6 +2,7 @@
 //! they are taken apart by hand and everything that is not ours is read as vLLM reads it.
 
 use std::net::SocketAddr;
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -10,7 +11,9 @@ use clap::Args;
 use servelab_data::{Tokenizer, TokenizerSource};
 use servelab_sim::{FailSpec, PromptTokenizer, SimEnv, SimError, SimSettings, parse_serving_flags, rendezvous};
 
+use super::calibrate::CalibrationFile;
 use crate::error::CommandError;
+use crate::predict::Hardware;
 use crate::study_input::BUILTIN_TOKENIZER;
 use crate::ui::Ui;
 
@@ -28,6 +31,8 @@ use crate::ui::Ui;
                                start_delay:SECONDS
       --sim-seed N             seed of output texts and injected failures [default: 0]
       --engine-version V       the vLLM version to claim [default: 0.32.0]
+      --hardware FILE          devices and step-time constants of your own
+      --calibration FILE       factors that `servelab calibrate` learnt, for this model, GPU and engine version
       --tokenizer DIR|builtin  tokenizer that counts prompts [default: builtin]
 Every other flag is read as `vllm serve` reads it: --max-num-seqs 64 --max-model-len 8k --no-enable-prefix-caching …
 A flag or combination that vLLM refuses is refused in vLLM's words.")]
@@ -49,6 +54,8 @@ struct Own {
     sim_seed: Option<String>,
     engine_version: Option<String>,
     tokenizer: Option<String>,
+    hardware: Option<String>,
+    calibration: Option<String>,
 }
 
 fn split(options: Vec<String>) -> Result<(Own, Vec<String>), CommandError> {
@@ -69,6 +76,8 @@ fn split(options: Vec<String>) -> Result<(Own, Vec<String>), CommandError> {
             "--sim-seed" => &mut own.sim_seed,
             "--engine-version" => &mut own.engine_version,
             "--tokenizer" => &mut own.tokenizer,
+            "--hardware" => &mut own.hardware,
+            "--calibration" => &mut own.calibration,
             "--fail" => {
                 own.fail.push(value_of(&name, inline, &mut options)?);
                 continue;
@@ -119,6 +128,9 @@ pub(crate) fn sim(args: SimArgs, ui: Ui) -> Result<ExitCode, CommandError> {
     }
     if let Some(text) = own.sim_seed {
         settings.seed = number("--sim-seed", &text)?;
+    }
+    if own.hardware.is_some() || own.calibration.is_some() {
+        constants(&mut settings, own.hardware.as_deref(), own.calibration.as_deref())?;
     }
     for text in &own.fail {
         settings.fail.push(text.parse::<FailSpec>().map_err(sim_error)?);
@@ -210,6 +222,27 @@ impl Ranks {
                 .unwrap_or(0),
         }
     }
+}
+
+/// Devices and constants of the user's, and what was learnt from measurements; a calibration made for another kind of
+/// server is refused, since nobody would see that it was left out.
+fn constants(
+    settings: &mut SimSettings,
+    hardware: Option<&str>,
+    calibration: Option<&str>,
+) -> Result<(), CommandError> {
+    let hardware = Hardware::read(hardware.map(Path::new))?;
+    let gpu = hardware.gpu(&settings.gpu).map_err(sim_error)?;
+    let mut parameters = hardware.parameters(&gpu).map_err(sim_error)?;
+    if let Some(path) = calibration {
+        let file = CalibrationFile::read(Path::new(path))?;
+        file.applies_to(&settings.model, &gpu.name, &settings.declared_version)
+            .map_err(|why| CommandError::usage(format!("cannot use the calibration `{path}`: {why}")))?;
+        parameters.calibration = file.calibration;
+    }
+    settings.gpu_spec = Some(gpu);
+    settings.parameters = Some(Arc::new(parameters));
+    Ok(())
 }
 
 fn sim_error(error: SimError) -> CommandError {

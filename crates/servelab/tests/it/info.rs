@@ -7,7 +7,7 @@ use servelab_testkit::{servelab_snapshot, text};
 use super::place;
 
 /// Every command that there is. A new one is a deliberate change here and in the contract.
-const COMMANDS: [&str; 20] = [
+const COMMANDS: [&str; 22] = [
     "init",
     "plan",
     "dataset",
@@ -21,6 +21,8 @@ const COMMANDS: [&str; 20] = [
     "best",
     "compare",
     "import",
+    "predict",
+    "calibrate",
     "sim",
     "trace",
     "doctor",

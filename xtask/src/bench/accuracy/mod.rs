@@ -43,7 +43,7 @@ pub(crate) struct AccuracyArgs {
     ops: bool,
 }
 
-/// A row and what was predicted for it; `None` with the reason in `failure`.
+/// What was predicted for a row.
 struct Outcome {
     ttft_ms: f64,
     tpot_ms: f64,
