@@ -53,8 +53,6 @@ pub enum ArrivalKind {
     Open {
         /// Nanoseconds from the start, never decreasing; the warm-up's come first.
         instants_ns: Arc<[u64]>,
-        /// Cap on requests in flight; later ones wait at the client.
-        max_concurrency: Option<u32>,
     },
     /// Batches, one after the other.
     Batches {

@@ -1,41 +1,18 @@
 //! Runs one cell on the virtual clock and turns its stamps into what a client would report. Clients and servers are
 //! apart: a request reaches the engine after the ingress time, and its first byte returns after the response time.
 
-use std::cmp::Reverse;
-use std::collections::{BinaryHeap, HashMap};
-use std::sync::Arc;
-
 use super::{ArrivalKind, CellLoad, LimitsTouched, Prediction, Quantiles};
 use crate::SimError;
-use crate::cluster::Cluster;
 use crate::config::ServerConfig;
-use crate::engine::{FinishReason, RequestSpec};
-use crate::simulate::GapHistogram;
+use crate::engine::{Content, EngineConfig};
+use crate::simulate::{
+    Arrivals, ClosedLoop, Deployment, GapHistogram, OpenLoop, Phase, PoolSummary, RunSummary, Served, Server,
+    SimRequest, Window, simulate,
+};
 use crate::step_time::{Parameters, RooflineStepTime};
-use crate::text::OutputText;
 
 /// Steps after which a cell is cut off: a guard against loads that never end.
-const MAX_EVENTS: u64 = 200_000_000;
-
-struct Open {
-    sent_ns: u64,
-    first_ns: u64,
-    last_ns: u64,
-    n_output: u32,
-    is_measured: bool,
-}
-
-#[derive(Default)]
-struct Stamps {
-    ttft_ms: Vec<f64>,
-    tpot_ms: Vec<f64>,
-    e2e_ms: Vec<f64>,
-    gaps: GapHistogram,
-    output_tokens: u64,
-    completed: u64,
-    first_sent_ns: Option<u64>,
-    last_done_ns: u64,
-}
+const MOST_STEPS: u64 = 100_000_000;
 
 /// Predicts one cell of a server whose ranks are all alike.
 pub fn predict_cell(config: &ServerConfig, load: &CellLoad) -> Result<Prediction, SimError> {
@@ -43,206 +20,157 @@ pub fn predict_cell(config: &ServerConfig, load: &CellLoad) -> Result<Prediction
         Some(parameters) => (**parameters).clone(),
         None => Parameters::builtin(&config.gpu)?,
     };
-    let scale = parameters.calibration.ingress * 1e3;
-    let ingress = |prompt: u32| {
-        (scale * (parameters.host.ingress_us + parameters.host.ingress_per_token_us * f64::from(prompt))) as u64
+    let step_time = RooflineStepTime::with_parameters(config, parameters.clone());
+    let server = Server {
+        engine: EngineConfig {
+            context_ranks: config.dcp,
+            ..EngineConfig::of(config).with_async_scheduling(config.async_scheduling)
+        },
+        ranks: config.dp,
+        lock_step: config.lock_step(),
+        step_time: &step_time,
     };
-    let response_ns = (scale * parameters.host.first_response_us) as u64;
+    let deployment = Deployment::single(server);
+    let mut run = Run::new(&parameters, &deployment);
     let total = u64::from(load.warmup_requests) + u64::from(load.requests);
-    let lengths =
-        |index: u64| load.lengths.get((index % load.lengths.len().max(1) as u64) as usize).copied().unwrap_or((1, 1));
-    let step_time = Box::new(RooflineStepTime::with_parameters(config, parameters.clone()));
-    let mut cluster = Cluster::with_step_time(
-        &crate::engine::EngineConfig::of(config),
-        config.dp as usize,
-        config.lock_step(),
-        step_time,
-    );
-    // (instant at the engine, request index), earliest first.
-    let mut arrivals: BinaryHeap<Reverse<(u64, u64)>> = BinaryHeap::new();
-    let mut sent: HashMap<u64, u64> = HashMap::new();
-    let mut next_index = 0_u64;
-    let mut limit_ns = u64::MAX;
-    let send =
-        |index: u64, at_ns: u64, arrivals: &mut BinaryHeap<Reverse<(u64, u64)>>, sent: &mut HashMap<u64, u64>| {
-            sent.insert(index, at_ns);
-            arrivals.push(Reverse((at_ns + ingress(lengths(index).0), index)));
-        };
-    let (slots, think_ns) = match &load.arrivals {
+    let request = |index: u64| {
+        let at = (index % load.lengths.len().max(1) as u64) as usize;
+        let (prompt, output) = load.lengths.get(at).copied().unwrap_or((1, 1));
+        let mut request = SimRequest::new(prompt.max(1), output.max(1));
+        if load.shared_prefix_tokens > 0 {
+            request.content = Content::SharedPrefix { family: 1, tokens: load.shared_prefix_tokens.min(prompt) };
+        }
+        request
+    };
+    let window = Window {
+        warmup_requests: load.warmup_requests.into(),
+        requests: Some(load.requests.into()),
+        duration_ns: load.duration_ns,
+        max_steps: MOST_STEPS,
+        ..Window::default()
+    };
+    match &load.arrivals {
         ArrivalKind::Closed { concurrency, ramp_ns, think_ns } => {
+            let mut next = 0;
+            let source = |_slot: u32| {
+                let index = next;
+                next += 1;
+                (index < total).then(|| request(index))
+            };
+            // A client that was answered is heard of again after response, pause and ingress.
+            let (first, _) = load.lengths.first().copied().unwrap_or((1, 1));
+            let between = run.response_ns + think_ns + run.ingress_ns(first);
             let slots = u64::from(*concurrency).min(total);
-            for slot in 0..slots {
-                send(next_index, ramp_ns * slot / slots.max(1), &mut arrivals, &mut sent);
-                next_index += 1;
-            }
-            (slots, *think_ns)
+            let clients = ClosedLoop::new(u32::try_from(slots).unwrap_or(u32::MAX), between, source);
+            run.go(clients.with_ramp_ns(*ramp_ns), window)?;
+        }
+        ArrivalKind::Open { instants_ns } => {
+            let arrivals = instants_ns.iter().take(total as usize).enumerate();
+            run.go(OpenLoop::new(arrivals.map(|(index, at)| (*at, request(index as u64)))), window)?;
         }
         ArrivalKind::Batches { size } => {
-            let slots = u64::from(*size).min(total);
-            for _ in 0..slots {
-                send(next_index, 0, &mut arrivals, &mut sent);
-                next_index += 1;
+            let size = u64::from((*size).max(1));
+            let warmup = u64::from(load.warmup_requests).div_ceil(size);
+            // Every batch starts on an idle server; batches of the warm-up leave nothing behind that is modelled.
+            for batch in warmup..total.div_ceil(size).max(warmup + 1) {
+                let indices = batch * size..((batch + 1) * size).min(total.max(batch * size + 1));
+                let source = OpenLoop::new(indices.map(|index| (0, request(index))));
+                run.go(source, Window { max_steps: MOST_STEPS, ..Window::default() })?;
             }
-            (slots, 0)
         }
-        ArrivalKind::Open { instants_ns, .. } => {
-            for at_ns in instants_ns.iter().take(total as usize) {
-                send(next_index, *at_ns, &mut arrivals, &mut sent);
-                next_index += 1;
-            }
-            (0, 0)
-        }
-    };
-    let is_batched = matches!(load.arrivals, ArrivalKind::Batches { .. });
-    if let (Some(duration), ArrivalKind::Closed { .. }) = (load.duration_ns, &load.arrivals) {
-        limit_ns = duration;
     }
-    let mut open: HashMap<u64, Open> = HashMap::new();
-    let mut stamps = Stamps::default();
-    let mut finished: Vec<(u64, u64)> = Vec::new();
-    let (mut refused, mut in_batch, mut events) = (0_u64, slots, 0_u64);
-    let mut seen = Seen::default();
-    let mut now_ns;
-    loop {
-        let arrival = arrivals.peek().map(|Reverse((at, _))| *at);
-        now_ns = match (arrival, cluster.next_step_end_ns()) {
-            (Some(arrival), Some(end)) => arrival.min(end),
-            (Some(only), None) | (None, Some(only)) => only,
-            (None, None) => break,
+    Ok(run.prediction(config))
+}
+
+/// What was seen of one run, or of several one after the other.
+struct Run<'a> {
+    parameters: &'a Parameters,
+    deployment: &'a Deployment<'a>,
+    response_ns: u64,
+    ttft_ms: Vec<f64>,
+    tpot_ms: Vec<f64>,
+    e2e_ms: Vec<f64>,
+    gaps: GapHistogram,
+    output_tokens: u64,
+    completed: u64,
+    refused: u64,
+    window_s: f64,
+    pool: PoolSummary,
+    saturated: bool,
+}
+
+impl<'a> Run<'a> {
+    fn new(parameters: &'a Parameters, deployment: &'a Deployment<'a>) -> Self {
+        let response_ns = (parameters.calibration.ingress * 1e3 * parameters.host.first_response_us) as u64;
+        Self {
+            parameters,
+            deployment,
+            response_ns,
+            ttft_ms: Vec::new(),
+            tpot_ms: Vec::new(),
+            e2e_ms: Vec::new(),
+            gaps: GapHistogram::default(),
+            output_tokens: 0,
+            completed: 0,
+            refused: 0,
+            window_s: 0.0,
+            pool: PoolSummary::default(),
+            saturated: false,
+        }
+    }
+
+    fn ingress_ns(&self, prompt_tokens: u32) -> u64 {
+        let host = &self.parameters.host;
+        let us = host.ingress_us + host.ingress_per_token_us * f64::from(prompt_tokens);
+        (self.parameters.calibration.ingress * 1e3 * us) as u64
+    }
+
+    fn go(&mut self, arrivals: impl Arrivals, window: Window) -> Result<(), SimError> {
+        let (mut first_sent, mut last_done) = (u64::MAX, 0_u64);
+        let mut sink = |served: &Served| {
+            if served.phase != Phase::Measured {
+                return;
+            }
+            if served.refused() {
+                self.refused += 1;
+                return;
+            }
+            let outside = self.ingress_ns(served.prompt_tokens) + self.response_ns;
+            self.completed += 1;
+            self.output_tokens += u64::from(served.output_tokens);
+            self.ttft_ms.push((served.ttft_ns() + outside) as f64 / 1e6);
+            self.e2e_ms.push((served.e2e_ns() + outside) as f64 / 1e6);
+            self.tpot_ms.extend(served.tpot_ns().map(|ns| ns / 1e6));
+            first_sent = first_sent.min(served.arrival_ns);
+            last_done = last_done.max(served.done_ns);
         };
-        events += 1;
-        if events > MAX_EVENTS {
-            break;
-        }
-        while let Some(Reverse((at, index))) = arrivals.peek().copied() {
-            if at > now_ns {
-                break;
-            }
-            arrivals.pop();
-            let (prompt, output) = lengths(index);
-            let spec = request(index, prompt, output, load.shared_prefix_tokens, at);
-            let sent_ns = sent.remove(&index).unwrap_or(at);
-            if cluster.submit(spec) {
-                let is_measured = index >= u64::from(load.warmup_requests);
-                open.insert(index, Open { sent_ns, first_ns: 0, last_ns: 0, n_output: 0, is_measured });
-            } else {
-                refused += 1;
-                finished.push((at, index));
-            }
-        }
-        cluster.advance_to(now_ns, &mut |at, progress| {
-            let Some(entry) = open.get_mut(&progress.id) else { return };
-            let n_new = progress.n_output.saturating_sub(entry.n_output);
-            if entry.n_output == 0 {
-                entry.first_ns = at;
-            } else if entry.is_measured {
-                stamps.gaps.add(at - entry.last_ns, 1);
-                if n_new > 1 {
-                    stamps.gaps.add(0, u64::from(n_new - 1));
-                }
-            }
-            entry.n_output = progress.n_output;
-            entry.last_ns = at;
-            if progress.finish.is_some() {
-                finished.push((at, progress.id));
-            }
-        });
-        seen.look(&cluster, now_ns);
-        for (at, index) in finished.drain(..) {
-            let answered = at + response_ns;
-            if let Some(entry) = open.remove(&index) {
-                stamps.take(&entry, response_ns);
-            }
-            let next_at = answered + think_ns;
-            if slots == 0 {
-                continue;
-            }
-            if is_batched {
-                in_batch -= 1;
-                if in_batch > 0 {
-                    continue;
-                }
-                in_batch = slots.min(total - next_index);
-                for _ in 0..in_batch {
-                    send(next_index, next_at, &mut arrivals, &mut sent);
-                    next_index += 1;
-                }
-            } else if next_index < total && next_at < limit_ns {
-                send(next_index, next_at, &mut arrivals, &mut sent);
-                next_index += 1;
-            }
-        }
-    }
-    Ok(stamps.prediction(config, &parameters, &cluster, &seen, refused))
-}
-
-/// Time-weighted observations of all ranks.
-#[derive(Default)]
-struct Seen {
-    last_ns: u64,
-    kv_area: f64,
-    running_area: f64,
-    waiting_area: f64,
-    kv_peak: f64,
-    running_max: u32,
-    waiting_early: f64,
-    waiting_late: f64,
-    seqs_limit: bool,
-    kv_limit: bool,
-}
-
-impl Seen {
-    fn look(&mut self, cluster: &Cluster, now_ns: u64) {
-        let span = now_ns.saturating_sub(self.last_ns) as f64;
-        self.last_ns = now_ns;
-        let ranks = cluster.engines().len().max(1) as f64;
-        for engine in cluster.engines() {
-            let usage = engine.kv_usage();
-            self.kv_peak = self.kv_peak.max(usage);
-            self.kv_area += usage * span / ranks;
-            self.running_area += engine.n_running() as f64 * span;
-            self.waiting_area += engine.n_waiting() as f64 * span;
-            self.running_max = self.running_max.max(engine.n_running() as u32);
-            if engine.n_waiting() > 0 {
-                let full = engine.n_running() >= engine.max_num_seqs() as usize;
-                self.seqs_limit |= full;
-                self.kv_limit |= !full && usage > 0.9;
-            }
-        }
-        self.waiting_early = self.waiting_area;
-    }
-}
-
-impl Stamps {
-    fn take(&mut self, entry: &Open, response_ns: u64) {
-        if !entry.is_measured {
-            return;
-        }
-        let ms = |ns: u64| ns as f64 / 1e6;
-        self.completed += 1;
-        self.output_tokens += u64::from(entry.n_output);
-        self.ttft_ms.push(ms(entry.first_ns + response_ns - entry.sent_ns));
-        self.e2e_ms.push(ms(entry.last_ns + response_ns - entry.sent_ns));
-        if entry.n_output > 1 {
-            self.tpot_ms.push(ms(entry.last_ns - entry.first_ns) / f64::from(entry.n_output - 1));
-        }
-        self.first_sent_ns = Some(self.first_sent_ns.map_or(entry.sent_ns, |first| first.min(entry.sent_ns)));
-        self.last_done_ns = self.last_done_ns.max(entry.last_ns + response_ns);
+        let summary = simulate(self.deployment, arrivals, window, &mut sink)?;
+        self.window_s += last_done.saturating_sub(first_sent) as f64 / 1e9;
+        self.add(&summary);
+        Ok(())
     }
 
-    fn prediction(
-        mut self,
-        config: &ServerConfig,
-        parameters: &Parameters,
-        cluster: &Cluster,
-        seen: &Seen,
-        refused: u64,
-    ) -> Prediction {
-        let window_s = self.last_done_ns.saturating_sub(self.first_sent_ns.unwrap_or(0)) as f64 / 1e9;
-        let rate = |count: u64| if window_s > 0.0 { count as f64 / window_s } else { 0.0 };
-        let span = (seen.last_ns as f64).max(1.0);
+    fn add(&mut self, summary: &RunSummary) {
+        let (old, new) = (&self.pool, &summary.pool);
+        self.gaps.merge(&summary.gaps);
+        self.saturated |= summary.saturated;
+        self.pool = PoolSummary {
+            kv_max: old.kv_max.max(new.kv_max),
+            max_batch: old.max_batch.max(new.max_batch),
+            preemptions: old.preemptions + new.preemptions,
+            seqs_limit_hit: old.seqs_limit_hit | new.seqs_limit_hit,
+            token_limit_hit: old.token_limit_hit | new.token_limit_hit,
+            kv_limit_hit: old.kv_limit_hit | new.kv_limit_hit,
+            ..new.clone()
+        };
+    }
+
+    fn prediction(mut self, config: &ServerConfig) -> Prediction {
+        let rate = |count: u64| if self.window_s > 0.0 { count as f64 / self.window_s } else { 0.0 };
+        let (output_tokens_per_s, requests_per_s) = (rate(self.output_tokens), rate(self.completed));
         let ms = |ns: Option<f64>| ns.map(|ns| ns / 1e6);
-        let (label, label_reasons) = super::label::label(config, parameters);
+        let (label, label_reasons) = super::label::label(config, self.parameters);
+        let ranks = f64::from(config.dp.max(1));
         Prediction {
             label,
             label_reasons,
@@ -258,40 +186,24 @@ impl Stamps {
                 n: self.gaps.count(),
             },
             e2e_ms: Quantiles::of(&mut self.e2e_ms),
-            output_tokens_per_s: rate(self.output_tokens),
-            requests_per_s: rate(self.completed),
+            output_tokens_per_s,
+            requests_per_s,
             completed: self.completed,
-            refused,
+            refused: self.refused,
             kv_capacity_tokens: config.num_gpu_blocks.saturating_sub(1) * u64::from(config.block_size),
-            kv_peak: seen.kv_peak,
-            kv_mean: seen.kv_area / span,
-            preemptions: cluster.engines().iter().map(|engine| engine.metrics().preemptions).sum(),
-            saturated: seen.waiting_late > 2.0 * seen.waiting_early,
-            running_mean: seen.running_area / span,
-            waiting_mean: seen.waiting_area / span,
-            running_max: seen.running_max,
+            kv_peak: self.pool.kv_max,
+            kv_mean: self.pool.kv_mean,
+            preemptions: self.pool.preemptions,
+            saturated: self.saturated,
+            running_mean: self.pool.running_mean * ranks,
+            waiting_mean: self.pool.waiting_mean * ranks,
+            running_max: self.pool.max_batch,
             limits: LimitsTouched {
-                max_num_seqs: seen.seqs_limit,
-                kv_cache: seen.kv_limit,
-                ..LimitsTouched::default()
+                max_num_seqs: self.pool.seqs_limit_hit,
+                max_num_batched_tokens: self.pool.token_limit_hit,
+                kv_cache: self.pool.kv_limit_hit,
             },
-            window_s,
+            window_s: self.window_s,
         }
-    }
-}
-
-fn request(index: u64, prompt: u32, output: u32, shared: u32, arrival_ns: u64) -> RequestSpec {
-    // Token ids only matter to the prefix cache: a common beginning, then ids that no other request has.
-    let prompt = prompt.max(1);
-    let own = (index as u32).wrapping_mul(0x9E37_79B9);
-    let ids: Arc<[u32]> = (0..prompt).map(|at| if at < shared { at } else { own ^ at }).collect();
-    RequestSpec {
-        id: index,
-        output: OutputText::new(index, &ids),
-        prompt: ids,
-        output_tokens: output.max(1),
-        max_tokens: output.max(1),
-        finish: FinishReason::Length,
-        arrival_ns,
     }
 }

@@ -4,6 +4,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use servelab_core::pacing::StartMode;
 use servelab_core::plan::{Load, Plan, PlannedCell, StopAt};
 use servelab_sim::predict::{ArrivalKind, CellLoad};
 
@@ -68,10 +69,18 @@ fn one_of(cell: &PlannedCell, drawn: &DrawnLengths, replicas: u32) -> CellLoad {
         StopAt::Requests(_) | StopAt::TraceEnd => None,
     };
     let arrivals = match (&cell.load, &drawn.instants_ns) {
-        (Load::Closed { concurrency, think_s, .. }, _) => ArrivalKind::Closed {
+        (Load::Closed { concurrency, think_s, start }, _) => ArrivalKind::Closed {
             concurrency: share(*concurrency),
-            // The first sends are spread over about one request, which is not known yet: two seconds stand for it.
-            ramp_ns: 2_000_000_000,
+            ramp_ns: match start {
+                Some(StartMode::Burst) => 0,
+                Some(StartMode::SpreadS(seconds)) => (seconds * 1e9) as u64,
+                // The first sends are spread over about one request, whose time is not known yet: one second per hundred
+                // output tokens stands for it.
+                Some(StartMode::Spread) | None => {
+                    let output = lengths.first().map_or(100, |(_, output)| u64::from(*output));
+                    output.saturating_mul(10_000_000)
+                }
+            },
             think_ns: think_s.map_or(0, |think| (think.mean_s() * 1e9) as u64),
         },
         (Load::Offline { batch_size, .. }, _) => ArrivalKind::Batches { size: share(*batch_size) },
