@@ -193,11 +193,6 @@ impl Engine {
         self.scheduler.config().max_num_seqs
     }
 
-    /// Most requests that run at a time.
-    pub fn max_num_seqs(&self) -> u32 {
-        self.config.max_num_seqs
-    }
-
     /// Requests that hold blocks.
     pub fn n_running(&self) -> usize {
         self.scheduler.n_running()

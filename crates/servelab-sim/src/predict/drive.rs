@@ -127,6 +127,7 @@ impl<'a> Run<'a> {
 
     fn go(&mut self, arrivals: impl Arrivals, window: Window) -> Result<(), SimError> {
         let (mut first_sent, mut last_done) = (u64::MAX, 0_u64);
+        let deployment = self.deployment;
         let mut sink = |served: &Served| {
             if served.phase != Phase::Measured {
                 return;
@@ -144,7 +145,7 @@ impl<'a> Run<'a> {
             first_sent = first_sent.min(served.arrival_ns);
             last_done = last_done.max(served.done_ns);
         };
-        let summary = simulate(self.deployment, arrivals, window, &mut sink)?;
+        let summary = simulate(deployment, arrivals, window, &mut sink)?;
         self.window_s += last_done.saturating_sub(first_sent) as f64 / 1e9;
         self.add(&summary);
         Ok(())
