@@ -182,7 +182,7 @@ mod tests {
     #[test]
     fn both_streams_are_kept_in_order() {
         let command = ["sh", "-c", "echo one; echo two >&2; echo three; exit 3"];
-        let (text, is_success) = run(&crate::root(), &command, &Vec::new()).unwrap();
+        let (text, is_success) = run(&crate::root(), Name::Vllm, &command, &Vec::new()).unwrap();
         assert_eq!(text, "one\ntwo\nthree\n");
         assert!(!is_success);
     }

@@ -98,7 +98,7 @@ fn every_device_and_parallelism_runs() {
         let time = model("Llama-3.1-8B", gpu, "-tp 2 -pp 2");
         assert!(time.step_nanos(&decode(8, 1000)) > 100_000, "{gpu}");
     }
-    let all = model("GLM-4.6", "H200", "-tp 1 -dp 64 -ep --enable-eplb");
+    let all = model("GLM-4.6", "H200", "-tp 1 -dp 32 -ep --enable-eplb");
     let breakdown = all.breakdown(&decode(16, 16_000));
     assert!(breakdown.collectives_secs > 0.0 && breakdown.moe_secs > 0.0);
 }

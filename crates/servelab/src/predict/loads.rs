@@ -84,9 +84,7 @@ fn one_of(cell: &PlannedCell, drawn: &DrawnLengths, replicas: u32) -> CellLoad {
             think_ns: think_s.map_or(0, |think| (think.mean_s() * 1e9) as u64),
         },
         (Load::Offline { batch_size, .. }, _) => ArrivalKind::Batches { size: share(*batch_size) },
-        (_, Some(instants)) => {
-            ArrivalKind::Open { instants_ns: instants.iter().step_by(every).copied().collect(), max_concurrency: None }
-        }
+        (_, Some(instants)) => ArrivalKind::Open { instants_ns: instants.iter().step_by(every).copied().collect() },
         (_, None) => ArrivalKind::Batches { size: share(asked) },
     };
     CellLoad {

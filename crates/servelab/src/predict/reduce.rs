@@ -161,7 +161,7 @@ pub(crate) fn reduce(plan: &Plan, study: &Study, cells: &[PredictedCell<'_>]) ->
                 labels: point.labels.clone(),
                 factors: point.factors.clone(),
                 rank: None,
-                throughput: mean(&PredictedCell::throughput),
+                throughput: mean(&|cell| cell.throughput()),
                 ttft_p95_ms: latency(&|p| p.ttft_ms.p95),
                 tpot_mean_ms: latency(&|p| p.tpot_ms.mean),
                 meets_slo: meets_slo(study, &predictions),
