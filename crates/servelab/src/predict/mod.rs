@@ -78,6 +78,9 @@ impl PredictedCell<'_> {
     }
 }
 
+/// A cell's server and load, or why it cannot run.
+type Ready<'a> = Result<(&'a PointServer, CellLoad), Vec<String>>;
+
 /// Predicts every cell of the plan, on all cores; results in the plan's order, the same on every run.
 pub(crate) fn predict_plan<'a>(
     input: &StudyInput,
@@ -91,7 +94,7 @@ pub(crate) fn predict_plan<'a>(
         .map(|point| Ok((point.id.as_str(), servers::server_of(input, point, options)?)))
         .collect::<Result<_, CommandError>>()?;
     let mut loads = CellLoads::new(input, plan)?;
-    let mut work: Vec<(&PlannedCell, &PlannedPoint, Result<(&PointServer, CellLoad), Vec<String>>)> = Vec::new();
+    let mut work: Vec<(&PlannedCell, &PlannedPoint, Ready<'_>)> = Vec::new();
     for cell in &plan.cells {
         let Some(point) = points.get(cell.point.as_str()).copied() else { continue };
         let ready = match (cell.status, servers.get(point.id.as_str())) {
