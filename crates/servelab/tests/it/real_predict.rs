@@ -50,7 +50,8 @@ fn errors(prediction: &Value, measured: &[Value], label: &str) -> Vec<f64> {
         for (name, column) in [("ttft", "ttft_mean_ms"), ("tpot", "tpot_mean_ms")] {
             let predicted = cell["latency_ms"][name]["mean"].as_f64().unwrap();
             let found = row[column].as_f64().unwrap();
-            println!(
+            let _ = writeln!(
+                std::io::stderr(),
                 "{label} {} {} {name}: predicted {predicted:.2} ms, measured {found:.2} ms, {:+.1} %",
                 text(row, "load_kind"),
                 text(cell, "label"),
