@@ -52,7 +52,9 @@ pub(super) fn measure(
         .map_err(|error| CommandError::failed(format!("cannot make `{}`: {error}", folder.display())))?;
     let metrics_url = format!("{}/metrics", root_url(&spec.target.base_url));
     let page = http::get_text(&metrics_url, METRICS_TIMEOUT, api_key.as_ref());
-    if let Some(speedup) = page.as_ref().ok().and_then(|reply| reply.speedup) {
+    // Shards are put together by their clocks, which only agree in wall time.
+    let is_alone = spec.start.is_none();
+    if let Some(speedup) = page.as_ref().ok().and_then(|reply| reply.speedup).filter(|_| is_alone) {
         spec.speedup = speedup;
         if speedup != 1.0 {
             ui.say(&format!("simulated server: its time runs {speedup} times as fast; results are in its time"));
