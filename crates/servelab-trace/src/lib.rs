@@ -4,7 +4,7 @@
 pub mod companions;
 pub mod error;
 pub mod et;
-mod gzip;
+pub mod gzip;
 pub mod input;
 pub mod kineto;
 pub mod load;

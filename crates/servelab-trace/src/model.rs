@@ -26,6 +26,8 @@ pub struct RankTrace {
     pub graph_correlations: Vec<u32>,
     /// Step markers, by start after [`RankTrace::finish`].
     pub markers: Vec<Marker>,
+    /// True when the markers are those of the device: they hold its work, not the calls that launched it.
+    pub are_markers_on_device: bool,
     /// Calls of CPU-side communication.
     pub host_comm: Vec<HostCall>,
     /// Bytes and time by kind of copy (`Memcpy HtoD …`, `Memset …`).
@@ -137,7 +139,9 @@ pub struct Collective {
     pub kind: NameId,
     /// Process group, when named.
     pub group: Option<NameId>,
-    /// Ranks of the group.
+    /// Its ranks as the trace writes them: names of groups can repeat.
+    pub group_ranks: Option<NameId>,
+    /// How many ranks it has.
     pub group_size: Option<u32>,
     /// Elements into the collective on this rank.
     pub in_elements: Option<u64>,
@@ -218,12 +222,30 @@ pub struct Totals {
     pub sync_calls: u64,
     /// Communication operators seen on the host (record_param_comms, c10d::…): says what kernels are missing.
     pub comm_operators: u64,
-    /// Σ of floating-point operations that operators carried.
-    pub flops: f64,
+    /// Σ of floating-point operations that operators carried, by [`Precision`].
+    pub flops: [f64; 4],
     /// Operators that carried them.
     pub flop_operators: u64,
     /// Share of SMs active from hardware counters (nsys GPU_METRICS), 0–1.
     pub sm_active: Option<f64>,
+}
+
+/// Of the operands of a matrix product: what a GPU's peak depends on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Precision {
+    /// Eight bits.
+    Fp8,
+    /// Sixteen bits, BF16 or FP16.
+    Half,
+    /// 32 bits.
+    Single,
+    /// Not told, or another one.
+    Unknown,
+}
+
+impl Precision {
+    /// All, in the order of [`Totals::flops`].
+    pub const ALL: [Self; 4] = [Self::Fp8, Self::Half, Self::Single, Self::Unknown];
 }
 
 impl RankTrace {

@@ -3,11 +3,13 @@
 /// Who wrote the marker; a later one is preferred when a trace has several.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum MarkerKind {
+    /// `iteration 7`, `step_12`: what training scripts write.
+    Numbered,
     /// `ProfilerStep#N` of the PyTorch profiler.
     ProfilerStep,
-    /// SGLang's `run_batch`, which names no counts.
+    /// A forward step of an engine that names no counts: SGLang's `run_batch`, vLLM's `gpu_model_runner: forward`.
     RunBatch,
-    /// A marker of an engine with counts: vLLM's `execute_…`, SGLang's `step[…]`.
+    /// A marker of an engine with counts: vLLM's `execute_…`, SGLang's `step[…]`, TensorRT-LLM's `_forward_step …`.
     Engine,
 }
 
@@ -91,7 +93,56 @@ pub fn parse(name: &str) -> Option<StepName> {
     if let Some(rest) = name.strip_prefix("step[") {
         return sglang(rest.strip_suffix(']').unwrap_or(rest));
     }
-    (name == "run_batch").then(|| StepName::bare(MarkerKind::RunBatch))
+    // ATOM: `prefill[bs=2 tok=16384]`, `decode[bs=16 tok=16]`.
+    if let Some((mode @ ("prefill" | "decode"), rest)) = name.split_once('[')
+        && let Some(rest) = rest.strip_suffix(']')
+    {
+        return sglang(&format!("{mode} {rest}"));
+    }
+    if let Some((before, counts)) = name.split_once(": ")
+        && before.trim_start_matches("[Executor] ").starts_with("_forward_step")
+    {
+        return tensorrt_llm(counts);
+    }
+    if BATCHES.contains(&name) {
+        return Some(StepName::bare(MarkerKind::RunBatch));
+    }
+    numbered(name).then(|| StepName::bare(MarkerKind::Numbered))
+}
+
+/// Marks around one forward step that name no counts.
+const BATCHES: [&str; 4] = ["run_batch", "scheduler.run_batch", "gpu_model_runner: forward", "execute_model"];
+
+/// A word for a step and its number: `iteration 7`, `train_step#12`.
+fn numbered(name: &str) -> bool {
+    let digits = name.trim_end_matches(|c: char| c.is_ascii_digit());
+    let word = digits.trim_end_matches([' ', '_', '#', ':', '-']);
+    let is_counted = digits.len() < name.len() && digits.len() <= 16;
+    is_counted
+        && ["iteration", "iter", "step", "train_step", "train step"]
+            .iter()
+            .any(|known| word.eq_ignore_ascii_case(known))
+}
+
+/// `2 ctx reqs, 512 ctx tokens, 8 gen reqs`; older versions leave the tokens out.
+fn tensorrt_llm(counts: &str) -> Option<StepName> {
+    let mut step = StepName::bare(MarkerKind::Engine);
+    for part in counts.split(',') {
+        let (number, what) = part.trim().split_once(' ')?;
+        let number = number.parse().ok()?;
+        match what.trim() {
+            "ctx reqs" => step.context_requests = Some(number),
+            "ctx tokens" => step.context_tokens = Some(number),
+            "gen reqs" => step.generation_requests = Some(number),
+            "gen tokens" => step.generation_tokens = Some(number),
+            _ => {}
+        }
+    }
+    let is_counted = step.context_requests.is_some() && step.generation_requests.is_some();
+    if step.context_requests == Some(0) {
+        step.context_tokens = Some(0);
+    }
+    is_counted.then_some(step)
 }
 
 /// `context_R(T)_generation_R(T)`; `N_context_R(sq..sk..)_generation_R(sq..sk..)` of patched builds; `(888_788544)` forms.
@@ -118,7 +169,7 @@ fn requests_and_tokens(text: &str) -> Option<(u64, Option<u64>)> {
     Some((requests, leading_number(inside)))
 }
 
-/// `DECODE bs=8`, `EXTEND bs=2 toks=512`, `MIXED …`.
+/// `DECODE bs=8`, `EXTEND bs=2 toks=512`, `MIXED …`, also with sums of lengths behind.
 fn sglang(text: &str) -> Option<StepName> {
     let mode = text.split_whitespace().next()?.to_ascii_uppercase();
     let value = |keys: &[&str]| {
@@ -128,12 +179,23 @@ fn sglang(text: &str) -> Option<StepName> {
             .and_then(|(_, value)| leading_number(value.trim()))
     };
     let batch = value(&["bs", "batch_size"]);
-    let tokens = value(&["toks", "tokens", "num_tokens", "extend_tokens", "input_tokens"]);
+    let tokens = value(&["toks", "tok", "tokens", "num_tokens", "extend_tokens", "input_tokens"]);
     let none = StepName::bare(MarkerKind::Engine);
     let is_decode = mode.contains("DECODE") || mode.contains("VERIFY");
     let is_extend = mode.contains("EXTEND") || mode.contains("PREFILL") || mode.contains("SPLIT");
+    if mode.contains("DRAFT") {
+        // A forward of the draft model is a part of the step in which the target verifies it.
+        return None;
+    }
     Some(if mode.contains("MIXED") {
-        StepName { context_requests: batch, context_tokens: tokens, generation_requests: batch, ..none }
+        // `c=1 g=4 c_sq=128 … g_sq=4`: requests and tokens of each part, where detailed marks are on.
+        StepName {
+            context_requests: value(&["c"]).or(batch),
+            context_tokens: value(&["c_sq"]).or(tokens),
+            generation_requests: value(&["g"]).or(batch),
+            generation_tokens: value(&["g_sq"]),
+            ..none
+        }
     } else if mode.contains("IDLE") {
         StepName {
             context_requests: Some(0),
@@ -196,8 +258,46 @@ mod tests {
         check("step[DECODE bs=64]", Phase::Decode, [n(0), n(0), n(64), n(64)]);
         check("step[EXTEND bs=2 toks=512]", Phase::Prefill, [n(2), n(512), n(0), n(0)]);
         check("step[MIXED bs=4 toks=99]", Phase::Mixed, [n(4), n(99), n(4), None]);
+        check("step[DECODE bs=2 g_sqsq=2 g_sqsk=30 g_sk=30]", Phase::Decode, [n(0), n(0), n(2), n(2)]);
+        check("step[EXTEND bs=2 toks=12 c_sqsq=80 c_sqsk=120 c_sk=20]", Phase::Prefill, [n(2), n(12), n(0), n(0)]);
+        check(
+            "step[MIXED bs=2 c=1 g=1 c_sq=5 c_sk=8 c_sqsq=25 g_sq=1 g_sk=12]",
+            Phase::Mixed,
+            [n(1), n(5), n(1), n(1)],
+        );
+        check("step[MIXED bs=1 c=1 g=0 c_sq=3 c_sk=3 g_sq=0 g_sk=0]", Phase::Prefill, [n(1), n(3), n(0), n(0)]);
+        check("step[TARGET_VERIFY bs=8]", Phase::Decode, [n(0), n(0), n(8), n(8)]);
+        check("prefill[bs=2 tok=16384]", Phase::Prefill, [n(2), n(16384), n(0), n(0)]);
+        check("decode[bs=16 tok=16]", Phase::Decode, [n(0), n(0), n(16), n(16)]);
+        check(
+            "execute_3_context_3(sq128sk256sqsq1sqsk1)_generation_2(sq2sk300sqsq1sqsk1)",
+            Phase::Mixed,
+            [n(3), n(128), n(2), n(2)],
+        );
+        check("[Executor] _forward_step 12: 0 ctx reqs, 8 gen reqs", Phase::Decode, [n(0), n(0), n(8), None]);
+        check(
+            "[Executor] _forward_step 3: 2 ctx reqs, 512 ctx tokens, 8 gen reqs",
+            Phase::Mixed,
+            [n(2), n(512), n(8), None],
+        );
+        check("gpu_model_runner: forward", Phase::Unknown, [None; 4]);
+        check("iteration 12", Phase::Unknown, [None; 4]);
+        check("train_step#3", Phase::Unknown, [None; 4]);
         check("step[IDLE]", Phase::Idle, [n(0), n(0), n(0), n(0)]);
         check("ProfilerStep#12", Phase::Unknown, [None; 4]);
         check("run_batch", Phase::Unknown, [None; 4]);
+        for name in [
+            "ProfilerStep#x",
+            "execute_model_1",
+            "step",
+            "Optimizer.step#Adam.step",
+            "prefill",
+            "decode[",
+            "_forward_step",
+            "step: 4 x",
+            "step[DRAFT_EXTEND bs=8]",
+        ] {
+            assert!(parse(name).is_none(), "{name}");
+        }
     }
 }

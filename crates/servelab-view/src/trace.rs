@@ -12,6 +12,8 @@ use crate::text::table::{Table, left, right};
 
 /// Kernels that the summary names.
 const KERNELS: usize = 10;
+/// Collectives that the summary names.
+const COLLECTIVES: usize = 10;
 /// Ranks that the summary shows one by one.
 const RANKS: usize = 16;
 /// Letters of a kernel's name that are shown; templates go on for hundreds.
@@ -36,6 +38,23 @@ const HEADLINES: &[&str] = &[
     "comm_transfer",
     "comm_wait",
 ];
+
+fn micros(ns: i64) -> String {
+    #[expect(clippy::cast_precision_loss, reason = "four digits are shown")]
+    number(ns as f64 / 1e3)
+}
+
+/// Bytes in the largest unit that leaves a whole part.
+fn bytes(n: u64) -> String {
+    #[expect(clippy::cast_precision_loss, reason = "four digits are shown")]
+    let (value, unit) = match n {
+        0..1024 => (n as f64, "B"),
+        1024..1_048_576 => (n as f64 / 1024.0, "KiB"),
+        1_048_576..1_073_741_824 => (n as f64 / 1_048_576.0, "MiB"),
+        _ => (n as f64 / 1_073_741_824.0, "GiB"),
+    };
+    format!("{} {unit}", number(value))
+}
 
 fn millis(ns: i64) -> String {
     #[expect(clippy::cast_precision_loss, reason = "four digits are shown")]
@@ -83,6 +102,9 @@ pub fn trace_summary_text(report: &TraceReport, width: Option<usize>) -> String 
     if !report.comm.is_empty() {
         out.heading(2, "Communication");
         out.table(communication(report));
+        if report.collectives.iter().any(|stats| stats.message_bytes.is_some()) {
+            out.table(collectives(report));
+        }
     }
     if !report.kernels.is_empty() {
         out.heading(2, "Kernels");
@@ -239,6 +261,40 @@ fn communication(report: &TraceReport) -> Table {
         ]);
     }
     table
+}
+
+/// Collectives whose size is known, those with most time first.
+fn collectives(report: &TraceReport) -> Table {
+    let mut table = Table::new([
+        left("collective"),
+        left("group"),
+        right("ranks"),
+        right("calls"),
+        right("message"),
+        right("mean us"),
+        right("least us"),
+        right("algorithm GB/s"),
+        right("bus GB/s"),
+        right("fastest bus GB/s"),
+    ]);
+    let sized = report.collectives.iter().filter(|stats| stats.message_bytes.is_some());
+    for stats in sized.take(COLLECTIVES) {
+        let speed = |value: Option<f64>| value.map_or_else(String::new, number);
+        let calls = i64::try_from(stats.calls.max(1)).unwrap_or(i64::MAX);
+        table.row([
+            format!("{} {}", stats.family, stats.kind),
+            stats.group.clone().unwrap_or_default(),
+            stats.group_size.map_or_else(String::new, |size| size.to_string()),
+            count(stats.calls),
+            stats.message_bytes.map_or_else(String::new, bytes),
+            micros(stats.sum_ns / calls),
+            micros(stats.min_ns),
+            speed(stats.algorithm_gb_per_s),
+            speed(stats.bus_gb_per_s),
+            speed(stats.fastest_bus_gb_per_s),
+        ]);
+    }
+    table.without_empty_columns()
 }
 
 /// Metrics as a table: those named, or all.

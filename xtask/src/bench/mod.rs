@@ -8,6 +8,7 @@ mod nsys;
 mod plan;
 mod sim;
 mod sim_server;
+mod trace;
 
 use std::error::Error;
 use std::path::{Path, PathBuf};
@@ -35,6 +36,8 @@ pub(crate) enum What {
     SimServer(sim_server::SimServerArgs),
     /// `import --json` on ten thousand result files, and on one large one
     Import,
+    /// `trace metrics` on half a gigabyte of Kineto trace, plain, from gzip and as eight ranks, beside other readers
+    Trace(trace::TraceArgs),
     /// `trace metrics` on a gigabyte of Nsight Systems export, made by repeating a small one
     TraceNsys {
         /// The small export
@@ -53,6 +56,7 @@ pub(crate) fn bench(root: &Path, what: &What) -> Result<(), Box<dyn Error>> {
         What::SimRun(args) => sim::run(args),
         What::SimServer(args) => sim_server::sim_server(root, args),
         What::Import => import::import(root),
+        What::Trace(args) => trace::trace(root, args),
         What::TraceNsys { small } => nsys::nsys(root, small),
     }
 }

@@ -4,7 +4,7 @@
 use std::fmt::Write as _;
 
 /// Version of the definitions; raised when a formula changes.
-pub const TRACE_DEFINITIONS: u32 = 1;
+pub const TRACE_DEFINITIONS: u32 = 2;
 
 /// How the ranks' numbers become one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -60,7 +60,14 @@ pub const TRACE_METRICS: &[TraceMetricDoc] = &[
         "iteration_wall_clock",
         "ms",
         Mean,
-        &["avg_step_time", "iteration_time", "wall_time", "get_iteration_wall_clock"],
+        &[
+            "avg_step_time",
+            "iteration_time",
+            "iteration_wall_clock_time",
+            "iter_time",
+            "wall_time",
+            "get_iteration_wall_clock",
+        ],
         "Mean length of the step markers used.",
     ),
     doc(
@@ -68,7 +75,7 @@ pub const TRACE_METRICS: &[TraceMetricDoc] = &[
         "ms",
         Mean,
         &[],
-        "Mean step time. A step ends when its marker and the device work launched inside it have ended; its time runs to there from the later of its marker's start and the previous step's end. It equals the marker's length when nothing outlasts the marker.",
+        "Mean step time. A step ends when its marker and the device work launched inside it have ended; its time runs to there from the later of its marker's start and the previous step's end. It equals the marker's length when nothing outlasts the marker. Where the first step's device work begins after its marker ended, its time runs from there: what kept the device busy before is not in the trace.",
     ),
     doc(
         "step_interval",
@@ -81,14 +88,14 @@ pub const TRACE_METRICS: &[TraceMetricDoc] = &[
         "ttft",
         "ms",
         Mean,
-        &["time_to_first_token", "ttft_group_4", "ttft_group_6"],
+        &["time_to_first_token"],
         "Mean step time of steps that compute prompt tokens (prefill and mixed): what a prompt of one chunk waits for its first token inside the engine. Queueing is not in a trace.",
     ),
     doc(
         "tpot",
         "ms",
         Mean,
-        &["time_per_output_token", "tpot_group_4", "tpot_group_6"],
+        &["time_per_output_token"],
         "Mean step time of pure decode steps: each gives every running request one token (more with speculative decoding).",
     ),
     doc(
@@ -102,7 +109,7 @@ pub const TRACE_METRICS: &[TraceMetricDoc] = &[
         "throughput_tokens_sec",
         "tokens/s",
         Mean,
-        &["throughput", "throughput_tokens_per_sec", "throughput_group_6", "get_throughput_tokens_sec"],
+        &["throughput", "throughput_tokens_per_sec", "get_throughput_tokens_sec"],
         "Σ (context + generated tokens) / Σ step time, from the counts in the markers, never from a configuration.",
     ),
     doc(
@@ -117,7 +124,7 @@ pub const TRACE_METRICS: &[TraceMetricDoc] = &[
         "comm_overhead",
         "fraction",
         Mean,
-        &["communication_overhead", "communication_overhead_group_1", "get_comm_overhead"],
+        &["communication_overhead", "get_comm_overhead"],
         "Σ over steps of the union of communication kernels / Σ step time. Without step markers: over the whole device span, and said so.",
     ),
     doc("comm_overhead_sum", "fraction", Mean, &[], "The same with the sum of durations in place of their union."),
@@ -144,7 +151,13 @@ pub const TRACE_METRICS: &[TraceMetricDoc] = &[
         &["communication_fraction", "communication_ratio"],
         "Σ of communication kernels / Σ of all kernels.",
     ),
-    doc("compute_comm_overlap", "fraction", Mean, &["communication_overlap_ratio"], "|∪comm ∩ ∪compute| / |∪comm|."),
+    doc(
+        "compute_comm_overlap",
+        "fraction",
+        Mean,
+        &["communication_overlap_ratio", "comm_comp_overlap"],
+        "|∪comm ∩ ∪compute| / |∪comm|.",
+    ),
     doc(
         "coll_call_num",
         "calls",
@@ -178,14 +191,14 @@ pub const TRACE_METRICS: &[TraceMetricDoc] = &[
         "collective_data_volume",
         "bytes",
         Mean,
-        &["traffic_volume"],
+        &["traffic_volume", "comm_volume"],
         "Σ over collectives with arguments of the larger of input and output of this rank.",
     ),
     doc(
         "algorithm_bandwidth_all_reduce",
         "GB/s",
         Mean,
-        &["avg_allreduce_bandwidth", "avg_allreduce_bandwidth_group_2"],
+        &["avg_allreduce_bandwidth"],
         "Σ bytes / Σ duration of this kind; bytes as in `collective_data_volume`.",
     ),
     doc(
@@ -195,21 +208,9 @@ pub const TRACE_METRICS: &[TraceMetricDoc] = &[
         &[],
         "Algorithm bandwidth · 2(n−1)/n, n the group's size, as nccl-tests define it.",
     ),
-    doc(
-        "algorithm_bandwidth_all_gather",
-        "GB/s",
-        Mean,
-        &["avg_allgather_bandwidth", "avg_allgather_bandwidth_group_2"],
-        "As above.",
-    ),
+    doc("algorithm_bandwidth_all_gather", "GB/s", Mean, &["avg_allgather_bandwidth"], "As above."),
     doc("bus_bandwidth_all_gather", "GB/s", Mean, &[], "Algorithm bandwidth · (n−1)/n."),
-    doc(
-        "algorithm_bandwidth_reduce_scatter",
-        "GB/s",
-        Mean,
-        &["avg_reducescatter_bandwidth", "avg_reducescatter_bandwidth_group_2"],
-        "As above.",
-    ),
+    doc("algorithm_bandwidth_reduce_scatter", "GB/s", Mean, &["avg_reducescatter_bandwidth"], "As above."),
     doc("bus_bandwidth_reduce_scatter", "GB/s", Mean, &[], "Algorithm bandwidth · (n−1)/n."),
     doc("algorithm_bandwidth_all_to_all", "GB/s", Mean, &[], "As above."),
     doc("bus_bandwidth_all_to_all", "GB/s", Mean, &[], "Algorithm bandwidth · (n−1)/n."),
@@ -219,32 +220,14 @@ pub const TRACE_METRICS: &[TraceMetricDoc] = &[
         "bandwidth_utilization_allreduce",
         "fraction",
         Mean,
-        &["bandwidth_utilization_allreduce_group_6", "scale_up_bw_utility"],
+        &["scale_up_bw_utility"],
         "Bus bandwidth / the scale-up link of this GPU model in one direction, when the trace names a GPU we know.",
     ),
-    doc("bandwidth_utilization_allgather", "fraction", Mean, &["bandwidth_utilization_allgather_group_6"], "As above."),
-    doc(
-        "bandwidth_utilization_reducescatter",
-        "fraction",
-        Mean,
-        &["bandwidth_utilization_reducescatter_group_6"],
-        "As above.",
-    ),
-    doc("bandwidth_utilization_alltoall", "fraction", Mean, &["bandwidth_utilization_alltoall_group_6"], "As above."),
-    doc(
-        "bandwidth_utilization_peertopeer",
-        "fraction",
-        Mean,
-        &["bandwidth_utilization_peertopeer_group_6"],
-        "As above.",
-    ),
-    doc(
-        "traffic_window",
-        "ms",
-        Mean,
-        &["traffic_window_group_1"],
-        "Mean gap between one stretch of communication and the next.",
-    ),
+    doc("bandwidth_utilization_allgather", "fraction", Mean, &[], "As above."),
+    doc("bandwidth_utilization_reducescatter", "fraction", Mean, &[], "As above."),
+    doc("bandwidth_utilization_alltoall", "fraction", Mean, &[], "As above."),
+    doc("bandwidth_utilization_peertopeer", "fraction", Mean, &[], "As above."),
+    doc("traffic_window", "ms", Mean, &[], "Mean gap between one stretch of communication and the next."),
     doc(
         "cpu_comm_overhead",
         "fraction",
@@ -279,7 +262,7 @@ pub const TRACE_METRICS: &[TraceMetricDoc] = &[
         "fraction",
         Joint,
         &["gpu_step_score"],
-        "Share of matched collectives at which the straggler arrived last (had the shortest duration).",
+        "Share of its matched collectives at which the straggler arrived last (had the shortest duration).",
     ),
     doc("straggler_delay", "fraction", Joint, &[], "(max − min) / max of the ranks' Σ of communication."),
     doc("straggler_slowdown", "ratio", Joint, &[], "max / min of the ranks' Σ of communication."),
@@ -318,7 +301,7 @@ pub const TRACE_METRICS: &[TraceMetricDoc] = &[
         "compute_union",
         "ms",
         Mean,
-        &["kernel_compute_time", "compute_time", "kernel_compute_time_group_6"],
+        &["kernel_compute_time", "compute_time"],
         "Length of the union of compute kernels.",
     ),
     doc("total_kernel_time", "ms", Mean, &[], "Σ of the durations of all kernels."),
@@ -345,21 +328,9 @@ pub const TRACE_METRICS: &[TraceMetricDoc] = &[
         &["exposed_memcpy_time"],
         "Part of it during which neither computation nor communication ran.",
     ),
-    doc(
-        "memory_transfer_overhead",
-        "fraction",
-        Mean,
-        &["memory_transfer_overhead_group_9"],
-        "`memcpy_union` / device span.",
-    ),
+    doc("memory_transfer_overhead", "fraction", Mean, &[], "`memcpy_union` / device span."),
     doc("memcpy_bytes", "bytes", Mean, &[], "Σ of bytes of copies that say how many."),
-    doc(
-        "average_memory_bandwidth",
-        "GB/s",
-        Mean,
-        &["average_memory_bandwidth_group_9"],
-        "Σ bytes / Σ duration of those copies.",
-    ),
+    doc("average_memory_bandwidth", "GB/s", Mean, &[], "Σ bytes / Σ duration of those copies."),
     doc(
         "launch_delay",
         "us",
@@ -385,14 +356,14 @@ pub const TRACE_METRICS: &[TraceMetricDoc] = &[
         "compute_bound_fraction",
         "fraction",
         Mean,
-        &["compute_bound_fraction_group_9"],
+        &[],
         "Σ of gemm, attention, moe and convolution / Σ of all kernels: by family, not by counters.",
     ),
     doc(
         "memory_bound_fraction",
         "fraction",
         Mean,
-        &["memory_bound_fraction_group_9"],
+        &[],
         "Σ of the other families without communication / Σ of all kernels.",
     ),
     doc(
@@ -407,17 +378,39 @@ pub const TRACE_METRICS: &[TraceMetricDoc] = &[
         "fraction",
         Mean,
         &["model_flop_utilization"],
-        "Operations of matrix products (shapes of aten::mm, addmm, bmm, baddbmm, _scaled_mm) / (trace's device span · BF16 peak of the GPU model). Only with shapes of operators, so not in graph mode.",
+        "Σ over matrix products (shapes of aten::mm, addmm, bmm, baddbmm, _scaled_mm) of operations / the dense peak of the GPU model for the type of their operands (8 bits, 16 bits, 32 bits as TF32 at half of it) / the trace's device span. Only with shapes of operators, so not in graph mode; the note says of which types the operations were.",
+    ),
+    doc(
+        "traffic_distribution",
+        "fraction",
+        Joint,
+        &[],
+        "Largest share that one kind of communication in one group has of Σ of all communication; `collectives` lists them all.",
+    ),
+    doc(
+        "token_to_expert_assignment",
+        "tokens",
+        Joint,
+        &[],
+        "Never measured here: a profiler's trace does not hold what the router decided. Engines log it (vLLM: expert load of EPLB).",
     ),
     doc("ranks_seen", "ranks", Joint, &[], "Ranks among the traces."),
     doc("world_size", "ranks", Joint, &[], "Ranks that the run had, as the traces say."),
     doc("nodes", "nodes", Joint, &[], "Different host names among the traces."),
 ];
 
-/// The metric of this name or alias, in any case and with any of `_-./ ` between its words; `scripts/get_x.sh` finds `x`.
+/// The metric of this name or alias, in any case and with any of `_-./ ` between its words; `scripts/get_x.sh` and
+/// `x_group_6` find `x`.
 pub fn trace_metric(name: &str) -> Option<&'static TraceMetricDoc> {
-    let wanted = plain(name);
-    TRACE_METRICS.iter().find(|doc| std::iter::once(&doc.name).chain(doc.aliases).any(|known| plain(known) == wanted))
+    let find = |wanted: &str| {
+        TRACE_METRICS
+            .iter()
+            .find(|doc| std::iter::once(&doc.name).chain(doc.aliases).any(|known| plain(known) == wanted))
+    };
+    let whole = plain(name);
+    // Names of teams are numbers behind the metric's own.
+    let bare = whole.trim_end_matches(|c: char| c.is_ascii_digit());
+    find(&whole).or_else(|| find(bare.strip_suffix("group").unwrap_or(bare)))
 }
 
 /// Names like a wrong one, for a hint.
@@ -440,7 +433,7 @@ pub fn similar_trace_metrics(name: &str) -> Vec<&'static str> {
 
 fn plain(name: &str) -> String {
     let file = name.rsplit('/').next().unwrap_or(name);
-    let file = file.strip_suffix(".sh").unwrap_or(file);
+    let file = file.strip_suffix(".sh").or_else(|| file.strip_suffix(".py")).unwrap_or(file);
     let file = file.strip_prefix("get_").unwrap_or(file);
     file.chars().filter(char::is_ascii_alphanumeric).map(|c| c.to_ascii_lowercase()).collect()
 }
@@ -474,9 +467,11 @@ All times are integers of nanoseconds until they are printed; a decimal number o
 number on the way. Fractions are 0–1. A metric that was not measured is `null` with its reason, never 0.
 
 **Steps.** Markers are `ProfilerStep#N`; vLLM's `execute_context_R(T)_generation_R(T)` (R requests, T tokens) and its variants; SGLang's \
-`step[DECODE bs=…]` and `run_batch`. When a trace has several sorts, the one with counts is used. The first and the last marker of each \
+`step[DECODE bs=…]` and `run_batch`; TensorRT-LLM's `_forward_step N: … ctx reqs, … gen reqs`; ATOM's `prefill[bs=…]`; numbered `iteration 7` \
+and `step_7`. When a trace has several sorts, the one with counts is used. The first and the last marker of each \
 rank are dropped when there are at least three; with fewer all are used and a warning says so. Device events belong to the step whose \
-marker holds the call that launched them; without launches, to the step during which they start.
+marker holds the call that launched them; without launches, or when only the device's track has the marker with counts, to the step \
+during which they start.
 
 **Communication** is what the [taxonomy](../commands/trace.md#taxonomy) calls so: kernels of every library, not NCCL alone; kernels that \
 also compute (all-reduce fused with a norm) count as communication. Sum, union, exposed part and share of a step are four different \
@@ -485,8 +480,10 @@ numbers and all are given. Backends that run on CPUs have no kernels: metrics of
 
 **Over ranks** says how one number comes out of several ranks. Ranks without the metric are left out; `per_rank` shows each.
 
-**Collectives are matched across ranks** by group and sequence number where the trace has them, else by order within family and kind. When \
-ranks show different numbers of them, nothing is matched and the reason says so.
+**Collectives are matched across ranks** by group and sequence number where the trace has them, else by order within family and kind among the \
+ranks of one group. Calls that name no group (custom kernels, CUDA graphs) belong to the tensor-parallel or expert-parallel group of the \
+trace's `pg_config`, else to the ranks that are inside at the same time by the clock of their host, else to all ranks, which a note says. \
+When ranks show different numbers of them, nothing is matched and the reason says so.
 ";
 
 #[cfg(test)]
@@ -518,6 +515,14 @@ mod tests {
             ("get_iteration_wall_clock", "iteration_wall_clock"),
             ("Avg-Step-Time", "iteration_wall_clock"),
             ("straggler", "straggler_rank"),
+            ("ttft_group_4", "ttft"),
+            ("TPOT-group_12", "tpot"),
+            ("coll_call_num_16", "coll_call_num"),
+            ("tools/iter_time/iter_time.py", "iteration_wall_clock"),
+            ("comm_comp_overlap_16", "compute_comm_overlap"),
+            ("bandwidth_utilization_allreduce_group_6", "bandwidth_utilization_allreduce"),
+            ("avg_allgather_bandwidth_group_2", "algorithm_bandwidth_all_gather"),
+            ("token_to_expert_assignment", "token_to_expert_assignment"),
         ] {
             assert_eq!(trace_metric(name).map(|doc| doc.name), Some(expected), "{name}");
         }

@@ -187,6 +187,9 @@ pub struct CollectiveStats {
     pub algorithm_gb_per_s: Option<f64>,
     /// The same scaled to what each link carries (as nccl-tests define it); null without bytes or group size.
     pub bus_gb_per_s: Option<f64>,
+    /// The same for the shortest call alone: what the links can do when nobody waits.
+    #[serde(default)]
+    pub fastest_bus_gb_per_s: Option<f64>,
 }
 
 /// Steps of one kind.
@@ -235,6 +238,24 @@ pub struct RankSummary {
     pub kernels: u64,
     /// Copies and memsets.
     pub copies: u64,
+    /// What ran on each stream, the busiest first.
+    #[serde(default)]
+    pub streams: Vec<StreamSummary>,
+}
+
+/// Numbers of one stream of one device.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct StreamSummary {
+    /// Device number.
+    pub device: u32,
+    /// Stream number.
+    pub stream: u32,
+    /// Kernels, copies and memsets.
+    pub events: u64,
+    /// Σ of their durations.
+    pub sum_ns: i64,
+    /// Length of their union.
+    pub busy_ns: i64,
 }
 
 /// One execution trace.

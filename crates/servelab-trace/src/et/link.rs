@@ -72,6 +72,7 @@ impl<'t> Finder<'t> {
                 name,
                 kind,
                 group,
+                group_ranks: None,
                 group_size: found.group_size,
                 in_elements: found.in_elements,
                 out_elements: found.out_elements,

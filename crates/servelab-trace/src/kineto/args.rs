@@ -2,6 +2,7 @@
 
 use super::number::integer;
 use super::scan::{pairs, unquoted};
+use crate::model::Precision;
 
 /// Arguments of a kernel, copy or memset. Texts are as written between their quotes.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
@@ -23,6 +24,7 @@ pub struct CollectiveArgs<'a> {
     pub group_size: Option<u32>,
     pub dtype: Option<&'a [u8]>,
     pub group: Option<&'a [u8]>,
+    pub group_ranks: Option<&'a [u8]>,
     pub seq: Option<u64>,
 }
 
@@ -60,6 +62,7 @@ fn collective_arg<'a>(out: &mut CollectiveArgs<'a>, key: &[u8], value: &'a [u8])
         b"Group size" => out.group_size = whole(value),
         b"dtype" => out.dtype = Some(unquoted(value)),
         b"Process Group Name" => out.group = Some(unquoted(value)),
+        b"Process Group Ranks" => out.group_ranks = Some(unquoted(value)).filter(|ranks| !ranks.is_empty()),
         b"Seq" => out.seq = whole(value),
         _ => {}
     }
@@ -98,14 +101,17 @@ pub fn element_bytes(dtype: &[u8]) -> Option<u32> {
     })
 }
 
-/// Floating-point operations of a matrix product, from the shapes that `record_shapes` keeps; `None` for anything else.
-pub fn matmul_flops(name: &[u8], args: &[u8]) -> Option<f64> {
+/// Floating-point operations of a matrix product and the precision of its operands, from the shapes and types that
+/// `record_shapes` keeps; `None` for anything else.
+pub fn matmul_flops(name: &[u8], args: &[u8]) -> Option<(f64, Precision)> {
     let (a, b) = match name {
         b"aten::mm" | b"aten::bmm" | b"aten::_scaled_mm" => (0, 1),
         b"aten::addmm" | b"aten::baddbmm" => (1, 2),
         _ => return None,
     };
     let dims = pairs(args).find(|(key, _)| *key == b"Input Dims")?.1;
+    let types = pairs(args).find(|(key, _)| *key == b"Input type").map_or(&b""[..], |(_, types)| types);
+    let precision = precision(types, a);
     let shapes = shapes(dims);
     let (a, b) = (shapes.get(a)?, shapes.get(b)?);
     let (batch, rows, inner, columns) = match (a.as_slice(), b.as_slice()) {
@@ -113,7 +119,19 @@ pub fn matmul_flops(name: &[u8], args: &[u8]) -> Option<f64> {
         ([batch, m, k], [batch2, k2, n]) if k == k2 && batch == batch2 => (*batch, *m, *k, *n),
         _ => return None,
     };
-    Some(2.0 * batch * rows * inner * columns)
+    Some((2.0 * batch * rows * inner * columns, precision))
+}
+
+/// The precision at a place of `["c10::BFloat16", "float", …]`.
+fn precision(types: &[u8], place: usize) -> Precision {
+    // Quotes stand at both ends of each text.
+    let name = types.split(|b| *b == b'"').skip(1).step_by(2).nth(place).unwrap_or_default();
+    match element_bytes(name) {
+        Some(1) if name.to_ascii_lowercase().starts_with(b"c10::float8") => Precision::Fp8,
+        Some(2) => Precision::Half,
+        Some(4) => Precision::Single,
+        _ => Precision::Unknown,
+    }
 }
 
 /// `[[1, 2], [3], []]` → its numbers.
@@ -172,9 +190,21 @@ mod tests {
     #[test]
     fn matrix_products_count_their_operations() {
         let args = br#"{"Input Dims": [[8], [16, 32], [32, 4], [], []]}"#;
-        assert_eq!(matmul_flops(b"aten::addmm", args), Some(2.0 * 16.0 * 32.0 * 4.0));
+        assert_eq!(matmul_flops(b"aten::addmm", args), Some((2.0 * 16.0 * 32.0 * 4.0, Precision::Unknown)));
+        for (types, expected) in [
+            (r#"["c10::BFloat16", "c10::BFloat16"]"#, Precision::Half),
+            (r#"["float", "float"]"#, Precision::Single),
+            (r#"["c10::Float8_e4m3fn", "c10::Float8_e4m3fn"]"#, Precision::Fp8),
+            (r#"["double", "double"]"#, Precision::Unknown),
+            (r#"["signed char"]"#, Precision::Unknown),
+            ("[]", Precision::Unknown),
+            ("", Precision::Unknown),
+        ] {
+            assert_eq!(precision(types.as_bytes(), 0), expected, "{types}");
+        }
         assert_eq!(matmul_flops(b"aten::mm", args), None);
-        assert_eq!(matmul_flops(b"aten::bmm", br#"{"Input Dims": [[2, 3, 4], [2, 4, 5]]}"#), Some(240.0));
+        let args = br#"{"Input Dims": [[2, 3, 4], [2, 4, 5]], "Input type": ["c10::Half", "c10::Half"]}"#;
+        assert_eq!(matmul_flops(b"aten::bmm", args), Some((240.0, Precision::Half)));
         assert_eq!(matmul_flops(b"aten::add", args), None);
     }
 }

@@ -102,8 +102,10 @@ impl<'a> Folder<'a> {
         let counts = self.counts.into_iter();
         self.trace.totals.categories =
             counts.map(|(name, count)| (String::from_utf8_lossy(&name).into_owned(), count)).collect();
-        if self.trace.markers.is_empty() {
-            self.trace.markers = self.device_markers;
+        let best = |markers: &[Marker]| markers.iter().map(|marker| marker.step.kind).max();
+        if best(&self.device_markers) > best(&self.trace.markers) {
+            self.trace.markers = merged(self.device_markers);
+            self.trace.are_markers_on_device = true;
         }
         if self.implausible > 0 {
             let detail = format!("{} events with impossible times were left out", self.implausible);
@@ -157,6 +159,11 @@ impl<'a> Folder<'a> {
         };
         let lane = self.trace.lane(lane);
         let name = self.name(event.name);
+        let list = &mut self.trace.device;
+        if list.len() == list.capacity() {
+            // Doubling would leave half of the largest list empty.
+            list.reserve_exact(list.len() / 4 + 1024);
+        }
         self.trace.device.push(DeviceEvent {
             start_ns,
             dur_ns,
@@ -180,10 +187,12 @@ impl<'a> Folder<'a> {
         if let Some(kind) = given.kind {
             let kind = self.name(kind);
             let group = given.group.map(|group| self.name(group));
+            let group_ranks = given.group_ranks.map(|ranks| self.name(ranks));
             self.trace.collectives.push(Collective {
                 name,
                 kind,
                 group,
+                group_ranks,
                 group_size: given.group_size,
                 in_elements: given.in_elements,
                 out_elements: given.out_elements,
@@ -223,8 +232,10 @@ impl<'a> Folder<'a> {
             Role::HostComm => self.trace.host_comm.push(HostCall { name, start_ns, dur_ns }),
             Role::CommOperator => self.trace.totals.comm_operators += 1,
             Role::Product => {
-                if let Some(flops) = matmul_flops(event.name, event.args) {
-                    self.trace.totals.flops += flops;
+                if let Some((flops, precision)) = matmul_flops(event.name, event.args) {
+                    if let Some(sum) = self.trace.totals.flops.get_mut(precision as usize) {
+                        *sum += flops;
+                    }
                     self.trace.totals.flop_operators += 1;
                 }
             }
@@ -262,6 +273,19 @@ impl<'a> Folder<'a> {
             }
         }
     }
+}
+
+/// On the device, a marker stands once for each stream that worked under it.
+fn merged(mut markers: Vec<Marker>) -> Vec<Marker> {
+    markers.sort_by_key(|marker| (marker.start_ns, marker.end_ns));
+    let mut out: Vec<Marker> = Vec::with_capacity(markers.len());
+    for marker in markers {
+        match out.last_mut().filter(|last| last.name == marker.name && marker.start_ns < last.end_ns) {
+            Some(last) => last.end_ns = last.end_ns.max(marker.end_ns),
+            None => out.push(marker),
+        }
+    }
+    out
 }
 
 fn runtime_role(name: &str) -> Role {
@@ -305,6 +329,9 @@ impl Visitor for Folder<'_> {
             return;
         }
         let (Some(start_ns), Some(dur_ns)) = (event.ts_ns, event.dur_ns) else {
+            if matches!(category, Category::Kernel | Category::Copy | Category::Set) {
+                self.implausible += 1;
+            }
             return;
         };
         // A time beyond any run is a lie, and sums over it would mean nothing.

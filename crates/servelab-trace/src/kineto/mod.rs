@@ -18,6 +18,7 @@ use std::fs::File;
 use std::io::Read;
 
 use crate::error::TraceError;
+use crate::gzip::GzipReader;
 use crate::input::Input;
 use crate::model::RankTrace;
 use crate::taxonomy::Taxonomy;
@@ -33,11 +34,7 @@ pub fn read(input: &Input, taxonomy: &Taxonomy) -> Result<RankTrace, TraceError>
     let file = File::open(&input.path).map_err(io)?;
     let bytes = file.metadata().map_err(io)?.len();
     let mut folder = Folder::new(taxonomy);
-    let outcome = if input.is_gzip {
-        crate::gzip::with_inflated(file, |text| pump(text, &mut folder)).map_err(io)?
-    } else {
-        pump(file, &mut folder)
-    };
+    let outcome = if input.is_gzip { pump(GzipReader::new(file), &mut folder) } else { pump(file, &mut folder) };
     finish(folder, outcome, &input.path.to_string_lossy(), bytes).map_err(|reason| match reason {
         Unusable::Io(source) => TraceError::Io { path: input.path.clone(), source },
         Unusable::Reason(reason) => TraceError::NotATrace { path: input.path.clone(), reason },
@@ -68,7 +65,7 @@ pub fn visit_input(input: &Input, visitor: &mut impl Visitor) -> Result<(), Trac
     let io = |source| TraceError::Io { path: input.path.clone(), source };
     let file = File::open(&input.path).map_err(io)?;
     if input.is_gzip {
-        crate::gzip::with_inflated(file, |text| pump(text, visitor)).map_err(io)?;
+        pump(GzipReader::new(file), visitor);
     } else {
         pump(file, visitor);
     }

@@ -4,10 +4,8 @@
 //! It is lenient where real files are wrong (control characters in strings, trailing commas, a cut end) and does not check
 //! the grammar of what it skips.
 
-use memchr::{memchr, memchr2};
-
 use super::number::nanos;
-use super::skip::object_end;
+use super::skip::{object_end, quote_or_backslash};
 
 /// One event; texts are as they stand between their quotes, escapes included.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -277,7 +275,7 @@ fn string(text: &[u8], at: usize) -> Walk<(&[u8], usize)> {
     let mut look = from;
     loop {
         let rest = text.get(look..).ok_or(Stop::More)?;
-        let found = memchr2(b'"', b'\\', rest).ok_or(Stop::More)?;
+        let found = quote_or_backslash(rest).ok_or(Stop::More)?;
         let place = look + found;
         if rest.get(found) == Some(&b'"') {
             return Ok((text.get(from..place).unwrap_or_default(), place + 1));
@@ -337,11 +335,23 @@ fn value_end(text: &[u8], at: usize) -> Walk<usize> {
         Some(b',' | b'}' | b']' | b':') => Err(Stop::Bad(at, "a value")),
         Some(_) => {
             let rest = text.get(at..).unwrap_or_default();
-            let ends = |b: &u8| matches!(b, b',' | b'}' | b']' | b' ' | b'\n' | b'\r' | b'\t' | b'"' | b'{' | b'[');
+            let ends = |b: &u8| ENDS_A_TOKEN.get(usize::from(*b)).copied().unwrap_or(false);
             rest.iter().position(ends).map(|length| at + length).ok_or(Stop::More)
         }
     }
 }
+
+/// What may stand behind a number or a word.
+const ENDS_A_TOKEN: [bool; 256] = {
+    let mut table = [false; 256];
+    let ends = *b",}] \n\r\t\"{[";
+    let mut idx = 0;
+    while idx < ends.len() {
+        table[ends[idx] as usize] = true;
+        idx += 1;
+    }
+    table
+};
 
 /// Position after the list at `at`; nesting is counted, so depth costs nothing.
 fn list_end(text: &[u8], at: usize) -> Walk<usize> {
@@ -393,25 +403,12 @@ impl<'a> Iterator for Pairs<'a> {
                 _ => return None,
             }
         }
-        let (key, after) = short_string(self.text, self.at)?;
+        let (key, after) = string(self.text, self.at).ok()?;
         let from = value_start(self.text, after).ok()?;
         let end = value_end(self.text, from).ok()?;
         self.at = end;
         Some((key, self.text.get(from..end)?))
     }
-}
-
-/// [`string`] for keys, which are short.
-#[inline]
-fn short_string(text: &[u8], at: usize) -> Option<(&[u8], usize)> {
-    let from = at + 1;
-    let rest = text.get(from..)?;
-    let length = memchr(b'"', rest)?;
-    let key = rest.get(..length)?;
-    if memchr(b'\\', key).is_some() {
-        return string(text, at).ok();
-    }
-    Some((key, from + length + 1))
 }
 
 /// The text of a value: without quotes when it has them.

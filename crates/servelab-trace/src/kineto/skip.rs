@@ -61,6 +61,26 @@ fn portable_masks(block: &[u8; 64]) -> Masks {
     Masks { quote: find(b'"'), backslash: find(b'\\'), open: find(b'{'), close: find(b'}') }
 }
 
+/// Distance to the next quote or backslash. Most texts are keys and short names, which end within a word or two: a call of a
+/// vector routine would take longer than that.
+#[inline]
+pub fn quote_or_backslash(text: &[u8]) -> Option<usize> {
+    const ONES: u64 = 0x0101_0101_0101_0101;
+    const WORDS: usize = 3;
+    // The lowest bit that this sets is exact; false ones stand only above a true one.
+    let zeros = |word: u64| word.wrapping_sub(ONES) & !word & (ONES << 7);
+    let (words, _) = text.as_chunks::<8>();
+    for (idx, word) in words.iter().take(WORDS).enumerate() {
+        let word = u64::from_le_bytes(*word);
+        let found = zeros(word ^ (ONES * 0x22)) | zeros(word ^ (ONES * 0x5c));
+        if found != 0 {
+            return Some(8 * idx + found.trailing_zeros() as usize / 8);
+        }
+    }
+    let seen = 8 * words.len().min(WORDS);
+    memchr::memchr2(b'"', b'\\', text.get(seen..)?).map(|place| seen + place)
+}
+
 /// Bit i is the parity of bits 0..=i.
 fn prefix_parity(mut bits: u64) -> u64 {
     for shift in [1, 2, 4, 8, 16, 32] {
@@ -159,6 +179,14 @@ mod tests {
         #[test]
         fn blocks_give_what_bytes_give(text in r#"[a{}"\\]{0,300}"#, from in 0_usize..4) {
             prop_assert_eq!(object_end(text.as_bytes(), from), slow(text.as_bytes(), from));
+        }
+
+        #[test]
+        fn the_next_quote_is_found_wherever_it_is(text in prop::collection::vec(prop::sample::select(b"\"\\ab!#[]".to_vec()), 0..60), before in 0_usize..60) {
+            let mut text = text;
+            text.splice(0..0, std::iter::repeat_n(b'x', before));
+            let expected = text.iter().position(|b| matches!(b, b'"' | b'\\'));
+            prop_assert_eq!(quote_or_backslash(&text), expected);
         }
 
         #[test]

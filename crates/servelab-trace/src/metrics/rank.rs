@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use servelab_core::trace::interval::{Interval, IntervalSet};
-use servelab_core::trace::{CommFamily, KindTime, Place, TraceWarning};
+use servelab_core::trace::{CommFamily, KindTime, Place, StreamSummary, TraceWarning};
 
 use super::classes::{COMPUTE_SET, COPY_SET, Classes};
 use super::idle::{Idle, Queue, idle, queue};
@@ -77,6 +77,8 @@ pub struct DeviceAnalysis {
     pub comm_gaps: (u64, i64),
     /// Name of the device that ran most.
     pub gpu: Option<String>,
+    /// What ran on each stream, the busiest first.
+    pub streams: Vec<StreamSummary>,
 }
 
 /// Calls and time of one kernel name.
@@ -101,6 +103,9 @@ pub struct CommCall {
     pub kind: Arc<str>,
     /// Process group, when the trace names it.
     pub group: Option<Arc<str>>,
+    /// What tells the group from others across ranks: its name with its ranks, or the ranks of the parallel group that the
+    /// trace's configuration gives for this kind of call. `None` when nothing says who takes part.
+    pub members: Option<Arc<str>>,
     /// Ranks in it.
     pub group_size: Option<u32>,
     /// Sequence number in it.
@@ -121,17 +126,18 @@ pub struct CommCall {
 pub fn analyse(trace: &RankTrace, taxonomy: &Taxonomy) -> RankAnalysis {
     let markers = window::choose(&trace.markers);
     let owners = window::assign(trace, &markers);
-    let mut last_ends: Vec<Option<i64>> = vec![None; markers.len()];
+    let mut work: Vec<Option<(i64, i64)>> = vec![None; markers.len()];
     for (event, owner) in trace.device.iter().zip(&owners) {
-        if let Some(last) = owner.and_then(|step| last_ends.get_mut(step as usize)) {
-            *last = Some(last.map_or(event.end_ns(), |end| end.max(event.end_ns())));
+        if let Some(work) = owner.and_then(|step| work.get_mut(step as usize)) {
+            let (start, end) = work.unwrap_or((event.start_ns, event.end_ns()));
+            *work = Some((start, end.max(event.end_ns())));
         }
     }
     let mut out = RankAnalysis {
         meta: trace.meta.clone(),
         totals: trace.totals.clone(),
         warnings: trace.warnings.clone(),
-        steps: window::times(&markers, &last_ends),
+        steps: window::times(&markers, &work),
         ..RankAnalysis::default()
     };
     if !trace.device.is_empty() {
@@ -184,6 +190,29 @@ fn device(trace: &RankTrace, classes: &Classes, calls: &[CommCall]) -> DeviceAna
         }
     }
     kernels(trace, classes, &mut out);
+    out.streams = streams(trace);
+    out
+}
+
+/// What each stream did; events are ascending by start.
+fn streams(trace: &RankTrace) -> Vec<StreamSummary> {
+    let mut ends = vec![i64::MIN; trace.lanes.len()];
+    let mut out: Vec<StreamSummary> = trace
+        .lanes
+        .iter()
+        .map(|lane| StreamSummary { device: lane.device, stream: lane.stream, ..StreamSummary::default() })
+        .collect();
+    for event in &trace.device {
+        let lane = usize::from(event.lane);
+        if let (Some(stream), Some(until)) = (out.get_mut(lane), ends.get_mut(lane)) {
+            stream.events += 1;
+            stream.sum_ns = stream.sum_ns.saturating_add(event.dur_ns);
+            let from = event.start_ns.max(*until);
+            stream.busy_ns = stream.busy_ns.saturating_add(event.end_ns().saturating_sub(from).max(0));
+            *until = event.end_ns().max(*until);
+        }
+    }
+    out.sort_by_key(|stream| (std::cmp::Reverse(stream.busy_ns), stream.device, stream.stream));
     out
 }
 
@@ -333,6 +362,7 @@ fn device_calls(trace: &RankTrace, classes: &Classes, owners: &[Option<u32>], ta
             library: texts.get(&kernel.class.library),
             kind: texts.get(kind),
             group: args.and_then(|args| args.group).map(|group| texts.get(trace.names.get(group))),
+            members: members(trace, args, kind).map(|members| texts.get(&members)),
             group_size: args.and_then(|args| args.group_size),
             seq: args.and_then(|args| args.seq),
             bytes,
@@ -343,6 +373,28 @@ fn device_calls(trace: &RankTrace, classes: &Classes, owners: &[Option<u32>], ta
         });
     }
     out
+}
+
+/// See [`CommCall::members`].
+fn members(trace: &RankTrace, args: Option<&Collective>, kind: &str) -> Option<String> {
+    if let Some(group) = args.and_then(|args| args.group) {
+        let name = trace.names.get(group);
+        let ranks = args.and_then(|args| args.group_ranks).map(|ranks| trace.names.get(ranks).to_owned());
+        let known = || trace.meta.groups.get(name).map(|(_, ranks)| format!("{ranks:?}"));
+        return Some(format!("{name} {}", ranks.or_else(known).unwrap_or_default()));
+    }
+    // Custom kernels and those in graphs name no group; tensor and expert parallelism each have one that this rank is in.
+    let own = trace.meta.rank?;
+    let wanted = if matches!(kind, "dispatch" | "combine" | "notify") { "ep" } else { "tp" };
+    let mut fitting = trace.meta.groups.values().filter(|(description, ranks)| {
+        let description = description.to_ascii_lowercase();
+        let description = description.trim_start_matches("mesh_");
+        let is_wanted = description == wanted
+            || description.strip_prefix(wanted).is_some_and(|rest| rest.starts_with([':', '_', ' ', '-']));
+        is_wanted && ranks.len() > 1 && ranks.contains(&own)
+    });
+    let (_, ranks) = fitting.next()?;
+    fitting.next().is_none().then(|| format!("{wanted} {ranks:?}"))
 }
 
 /// The arguments that stand at a kernel or a call.
@@ -375,6 +427,7 @@ fn host_calls(trace: &RankTrace, taxonomy: &Taxonomy, steps: &[Step]) -> Vec<Com
             library: texts.get(&class.library),
             kind: texts.get(&class.kind),
             group: args.and_then(|args| args.group).map(|group| texts.get(trace.names.get(group))),
+            members: members(trace, args, &class.kind).map(|members| texts.get(&members)),
             group_size: args.and_then(|args| args.group_size),
             seq: None,
             bytes: args.and_then(message_bytes),

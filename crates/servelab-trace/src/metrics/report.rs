@@ -12,7 +12,7 @@ use servelab_core::trace::{
 
 use super::cross::{self, Matched};
 use super::rank::{CommCall, RankAnalysis};
-use super::values::{Value, Values, bus_factor, no_device, opaque, values};
+use super::values::{Value, Values, bus_factor, no_device, opaque, precisions, values};
 use crate::taxonomy::Taxonomy;
 
 /// Kernels that are listed by name.
@@ -32,7 +32,7 @@ pub fn report(ranks: &[RankAnalysis], taxonomy: &Taxonomy) -> TraceReport {
         let wait: Vec<Option<f64>> = matched.wait_ns.iter().map(|ns| Some(*ns as f64 / 1e6)).collect();
         metrics.insert("comm_wait".to_owned(), over_ranks(OverRanks::Mean, "ms", wait, None));
     }
-    notes(ranks, &mut metrics);
+    notes(ranks, &matched, &mut metrics);
     let longest = ranks.iter().max_by_key(|rank| rank.steps.len());
     let mut out = TraceReport {
         schema: TRACE_SCHEMA_VERSION,
@@ -110,6 +110,23 @@ fn joint(ranks: &[RankAnalysis], numbers: &[u32], matched: &Result<Matched, Stri
     out.insert("comm_share_nccl", share(&is_nccl));
     out.insert("comm_share_nvshmem", share(&is_shmem));
     out.insert("comm_share_custom", share(&|library| !is_nccl(library) && !is_shmem(library)));
+    let mut kinds: BTreeMap<(&str, &str, Option<&str>), i64> = BTreeMap::new();
+    for call in ranks.iter().flat_map(|rank| &rank.calls) {
+        let sum = kinds.entry((call.family.as_ref(), call.kind.as_ref(), call.group.as_deref())).or_default();
+        *sum = sum.saturating_add(call.dur_ns);
+    }
+    let (all, most) =
+        (kinds.values().copied().fold(0, i64::saturating_add), kinds.values().copied().max().unwrap_or(0));
+    let distribution = match &opaque {
+        Some(reason) => Err(reason.clone()),
+        None if all > 0 => Ok(most as f64 / all as f64),
+        None => Err("no communication in the traces".to_owned()),
+    };
+    out.insert("traffic_distribution", distribution);
+    out.insert(
+        "token_to_expert_assignment",
+        Err("a profiler's trace does not hold what the router decided: see the engine's own log".to_owned()),
+    );
     out.insert("ranks_seen", Ok(ranks.len() as f64));
     let world = ranks.iter().filter_map(|rank| rank.meta.world_size).max();
     out.insert(
@@ -183,7 +200,7 @@ fn spread(ranks: &[RankAnalysis], out: &mut BTreeMap<&'static str, Value>) {
 }
 
 /// Remarks that belong to single metrics.
-fn notes(ranks: &[RankAnalysis], metrics: &mut BTreeMap<String, Metric>) {
+fn notes(ranks: &[RankAnalysis], matched: &Result<Matched, String>, metrics: &mut BTreeMap<String, Metric>) {
     let mut note = |names: &[&str], text: &str| {
         for name in names {
             if let Some(metric) = metrics.get_mut(*name).filter(|metric| metric.value.is_some()) {
@@ -220,6 +237,14 @@ fn notes(ranks: &[RankAnalysis], metrics: &mut BTreeMap<String, Metric>) {
         ];
         note(&names, "CPU-side calls");
     }
+    if matched.as_ref().is_ok_and(|matched| matched.is_assumed) && ranks.len() > 2 {
+        let names = ["comm_transfer", "comm_wait", "straggler_rank", "straggler_score"];
+        note(&names, "some calls name no group and were taken as those of all ranks");
+    }
+    if let Some(text) = ranks.iter().find_map(precisions) {
+        note(&["mfu"], &text);
+    }
+    note(&["compute_bound_fraction", "memory_bound_fraction"], "by kernel family, not by counters");
     let outlasts = ranks.iter().any(|rank| {
         let used = || rank.steps.iter().filter(|step| step.is_used);
         let (times, markers): (i64, i64) = (
@@ -313,6 +338,8 @@ fn collectives(ranks: &[RankAnalysis]) -> Vec<CollectiveStats> {
             let sum_ns = calls.iter().map(|call| call.dur_ns).fold(0, i64::saturating_add);
             let algorithm =
                 message_bytes.filter(|_| sum_ns > 0).map(|bytes| bytes as f64 * calls.len() as f64 / sum_ns as f64);
+            let min_ns = calls.iter().map(|call| call.dur_ns).min().unwrap_or_default();
+            let fastest = message_bytes.filter(|_| min_ns > 0).map(|bytes| bytes as f64 / min_ns as f64);
             CollectiveStats {
                 family: family.to_owned(),
                 kind: if kind.is_empty() { "unknown".to_owned() } else { kind.to_owned() },
@@ -321,10 +348,11 @@ fn collectives(ranks: &[RankAnalysis]) -> Vec<CollectiveStats> {
                 calls: calls.len() as u64,
                 message_bytes,
                 sum_ns,
-                min_ns: calls.iter().map(|call| call.dur_ns).min().unwrap_or_default(),
+                min_ns,
                 max_ns: calls.iter().map(|call| call.dur_ns).max().unwrap_or_default(),
                 algorithm_gb_per_s: algorithm,
                 bus_gb_per_s: algorithm.zip(group_size).map(|(speed, size)| speed * bus_factor(kind, size)),
+                fastest_bus_gb_per_s: fastest.zip(group_size).map(|(speed, size)| speed * bus_factor(kind, size)),
             }
         })
         .collect();
@@ -372,6 +400,7 @@ fn summary(rank: &RankAnalysis, place: usize, matched: &Result<Matched, String>)
             out.idle_ns = device.span_ns.saturating_sub(device.busy_ns);
             out.kernels = device.kernel_count;
             out.copies = device.copies;
+            out.streams.clone_from(&device.streams);
         }
         None => {
             let totals = &rank.totals;

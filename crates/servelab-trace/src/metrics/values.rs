@@ -13,6 +13,7 @@ use servelab_core::trace::Place;
 
 use super::rank::{CommCall, DeviceAnalysis, RankAnalysis};
 use super::window::Step;
+use crate::model::Precision;
 use crate::steps::Phase;
 
 /// A number or a reason.
@@ -366,7 +367,31 @@ fn mfu(rank: &RankAnalysis, device: &DeviceAnalysis) -> Value {
     if seconds <= 0.0 {
         return Err("the device span has no length".to_owned());
     }
-    Ok(rank.totals.flops / (seconds * known.bf16_tflops * 1e12))
+    let peak = |precision: Precision| match precision {
+        Precision::Fp8 => known.fp8_tflops.unwrap_or(known.bf16_tflops),
+        Precision::Half | Precision::Unknown => known.bf16_tflops,
+        // Matrix units take 32-bit operands as TF32, at half the rate, on all GPUs that we know.
+        Precision::Single => known.bf16_tflops / 2.0,
+    };
+    let needed: f64 =
+        Precision::ALL.into_iter().zip(rank.totals.flops).map(|(own, flops)| flops / (peak(own) * 1e12)).sum();
+    Ok(needed / seconds)
+}
+
+/// What the operands of matrix products were, as `97 % of 16 bits, 3 % of 32 bits`.
+pub fn precisions(rank: &RankAnalysis) -> Option<String> {
+    let total: f64 = rank.totals.flops.iter().sum();
+    let parts = Precision::ALL.into_iter().zip(rank.totals.flops).filter(|(_, flops)| *flops > 0.0);
+    let words = parts.map(|(precision, flops)| {
+        let name = match precision {
+            Precision::Fp8 => "of 8 bits",
+            Precision::Half => "of 16 bits",
+            Precision::Single => "of 32 bits (taken as TF32)",
+            Precision::Unknown => "of unknown type (taken as BF16)",
+        };
+        format!("{:.0} % {name}", 100.0 * flops / total)
+    });
+    (total > 0.0).then(|| format!("operations {}", words.collect::<Vec<_>>().join(", ")))
 }
 
 /// The data sheet of a GPU as drivers name it.

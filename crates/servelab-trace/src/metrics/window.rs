@@ -62,6 +62,9 @@ pub fn assign(trace: &RankTrace, markers: &[Marker]) -> Vec<Option<u32>> {
         markers.get(idx).filter(|marker| time < marker.end_ns)?;
         u32::try_from(idx).ok()
     };
+    if trace.are_markers_on_device {
+        return trace.device.iter().map(|event| at(event.start_ns)).collect();
+    }
     let has_launches = !trace.launches.is_empty();
     let step = |event: &DeviceEvent| match trace.launch_of(event) {
         Some(launch) => at(launch.start_ns),
@@ -72,22 +75,29 @@ pub fn assign(trace: &RankTrace, markers: &[Marker]) -> Vec<Option<u32>> {
     trace.device.iter().map(step).collect()
 }
 
-/// Steps with their times; `last_ends` is the last end of device work of each.
-pub fn times(markers: &[Marker], last_ends: &[Option<i64>]) -> Vec<Step> {
-    let mut previous_end = i64::MIN;
+/// Steps with their times; `work` is the first start and the last end of device work of each.
+pub fn times(markers: &[Marker], work: &[Option<(i64, i64)>]) -> Vec<Step> {
+    let mut previous_end: Option<i64> = None;
     let count = markers.len();
     let mut out = Vec::with_capacity(count);
     for (idx, marker) in markers.iter().enumerate() {
-        let end = last_ends.get(idx).copied().flatten().map_or(marker.end_ns, |end| end.max(marker.end_ns));
+        let work = work.get(idx).copied().flatten();
+        let end = work.map_or(marker.end_ns, |(_, end)| end.max(marker.end_ns));
+        let start = match (previous_end, work) {
+            (Some(previous), _) => marker.start_ns.max(previous),
+            // Before the first step's work the device was at work that the trace does not show.
+            (None, Some((first, _))) if first > marker.end_ns => first,
+            (None, _) => marker.start_ns,
+        };
         out.push(Step {
             name: marker.step,
             start_ns: marker.start_ns,
             marker_ns: marker.end_ns.saturating_sub(marker.start_ns),
-            time_ns: end.saturating_sub(marker.start_ns.max(previous_end)).max(0),
+            time_ns: end.saturating_sub(start).max(0),
             is_used: count < ENOUGH_STEPS || (idx > 0 && idx + 1 < count),
             load: StepLoad::default(),
         });
-        previous_end = previous_end.max(end);
+        previous_end = Some(previous_end.map_or(end, |previous| previous.max(end)));
     }
     out
 }
@@ -119,10 +129,13 @@ mod tests {
     #[test]
     fn a_step_ends_with_its_device_work_and_never_counts_time_twice() {
         let markers = [marker("run_batch", 0, 10), marker("run_batch", 10, 20), marker("run_batch", 20, 30)];
-        let steps = times(&markers, &[Some(18), Some(25), Some(29)]);
+        let steps = times(&markers, &[Some((2, 18)), Some((18, 25)), Some((25, 29))]);
         let found: Vec<(i64, bool)> = steps.iter().map(|step| (step.time_ns, step.is_used)).collect();
         assert_eq!(found, [(18, false), (7, true), (5, false)]);
         let alone = times(&markers[..2], &[None, None]);
         assert!(alone.iter().all(|step| step.is_used && step.time_ns == 10));
+        // The device was busy with something else until 15.
+        let late = times(&markers[..2], &[Some((15, 21)), Some((21, 30))]);
+        assert_eq!(late.iter().map(|step| step.time_ns).collect::<Vec<_>>(), [6, 9]);
     }
 }

@@ -7,6 +7,7 @@
 pub(crate) mod fixture;
 mod info;
 mod names;
+mod payload;
 mod ranks;
 #[cfg(test)]
 mod ranks_tests;

@@ -8,12 +8,13 @@ use std::path::Path;
 use servelab_core::trace::TraceWarning;
 
 use super::info::Info;
+use super::payload::{Layouts, NcclCall, NcclCalls};
 use super::rows::{Launch as Call, Range, Rows};
 use super::scan::Scan;
 use super::{NsysError, NsysFile};
-use crate::model::{DeviceEvent, DeviceFacts, DeviceKind, Lane, Launch, Marker, RankTrace, Traffic};
+use crate::model::{Collective, DeviceEvent, DeviceFacts, DeviceKind, Lane, Launch, Marker, RankTrace, Traffic};
 use crate::names::NameId;
-use crate::steps::{MarkerKind, StepName, parse};
+use crate::steps::{StepName, parse};
 
 /// Process and CUDA's number of the GPU within it; a process of −1 is one that the file does not name.
 type Key = (i64, i64);
@@ -23,6 +24,8 @@ struct Building {
     /// Ranks of a process, in order of their first kernel.
     of_process: HashMap<i64, Vec<Key>>,
     n_events: BTreeMap<&'static str, u64>,
+    /// What NCCL said about what it launched, by rank and link.
+    said: HashMap<(Key, u32), (NcclCall, Option<u32>)>,
 }
 
 /// Reads an export: the ranks in it, in order of their GPUs.
@@ -39,17 +42,27 @@ pub fn read(path: &Path) -> Result<Vec<RankTrace>, NsysError> {
 pub fn read_file(file: &NsysFile, bytes: u64) -> Vec<RankTrace> {
     let (info, info_scans) = file.info();
     let mut rows = Rows::new(file);
-    let mut building = Building { ranks: BTreeMap::new(), of_process: HashMap::new(), n_events: BTreeMap::new() };
+    let mut building = Building {
+        ranks: BTreeMap::new(),
+        of_process: HashMap::new(),
+        n_events: BTreeMap::new(),
+        said: HashMap::new(),
+    };
     building.device_rows(&mut rows);
     if building.ranks.is_empty() {
         // A file without device events is still one rank: its notes say why it is empty.
         building.rank((-1, 0));
     }
     let n_graph_runs = building.n_events.get("graph").copied().unwrap_or(0);
-    building.calls(&mut rows);
-    let markers = building.ranges(&mut rows);
+    let (layouts, layouts_scan) = rows.payload_layouts();
+    let mut nccl = NcclCalls::default();
+    let markers = building.ranges(&mut rows, &layouts, &mut nccl);
+    nccl.finish();
+    building.calls(&mut rows, &nccl);
+    building.collectives(&mut rows);
     building.sm_activity(&mut rows, &info);
 
+    let info_scans: Vec<Scan> = info_scans.into_iter().chain(layouts_scan).collect();
     let mut warnings = warnings(&info, info_scans.iter().chain(rows.scans()), rows.notes(), n_graph_runs, file);
     let are_graphs_opaque = n_graph_runs > 0;
     let is_truncated = info_scans.iter().chain(rows.scans()).any(|scan| scan.broke_off.is_some());
@@ -157,7 +170,7 @@ impl Building {
     }
 
     /// Calls that put work on a device, and those that wait for it.
-    fn calls(&mut self, rows: &mut Rows<'_>) {
+    fn calls(&mut self, rows: &mut Rows<'_>, nccl: &NcclCalls) {
         #[derive(Clone, Copy, PartialEq)]
         enum Use {
             Launches,
@@ -185,11 +198,17 @@ impl Building {
                 let Some(rank) = self.ranks.get_mut(key) else { continue };
                 rank.cover(call.start_nanos, call.end_nanos);
                 match used {
-                    Use::Launches => rank.launches.push(Launch {
-                        correlation: low_bits(Some(call.correlation)),
-                        dur_ns: u32::try_from(nanos).unwrap_or(u32::MAX),
-                        start_ns: call.start_nanos,
-                    }),
+                    Use::Launches => {
+                        let correlation = low_bits(Some(call.correlation));
+                        rank.launches.push(Launch {
+                            correlation,
+                            dur_ns: u32::try_from(nanos).unwrap_or(u32::MAX),
+                            start_ns: call.start_nanos,
+                        });
+                        if let Some(said) = nccl.at(call.pid, call.global_tid, call.start_nanos) {
+                            self.said.insert((*key, correlation), said);
+                        }
+                    }
                     Use::Waits => {
                         rank.totals.sync_calls += 1;
                         rank.totals.sync_ns = rank.totals.sync_ns.saturating_add(nanos);
@@ -201,14 +220,51 @@ impl Building {
         self.n_events.insert("cuda_runtime", n);
     }
 
+    /// Gives kernels what NCCL said about the call that launched them.
+    fn collectives(&mut self, rows: &mut Rows<'_>) {
+        let said = std::mem::take(&mut self.said);
+        if said.is_empty() {
+            return;
+        }
+        let mut kinds: HashMap<&str, NameId> = HashMap::new();
+        for (key, rank) in &mut self.ranks {
+            for event in rank.device.iter().filter(|event| event.kind == DeviceKind::Kernel) {
+                let Some((call, group_size)) = said.get(&(*key, event.correlation)) else { continue };
+                let kind = *kinds.entry(call.kind).or_insert_with(|| rows.intern(call.kind));
+                let group = call.communicator.map(|communicator| rows.intern(&format!("{communicator:#x}")));
+                rank.collectives.push(Collective {
+                    name: event.name,
+                    kind,
+                    group,
+                    group_ranks: None,
+                    group_size: *group_size,
+                    in_elements: call.bytes,
+                    out_elements: None,
+                    element_bytes: Some(1),
+                    seq: None,
+                    start_ns: event.start_ns,
+                    dur_ns: event.dur_ns,
+                });
+            }
+        }
+    }
+
     /// Step markers by process; NCCL's own ranges count as communication operators.
-    fn ranges(&mut self, rows: &mut Rows<'_>) -> Vec<(i64, String, i64, i64, StepName)> {
+    fn ranges(
+        &mut self,
+        rows: &mut Rows<'_>,
+        layouts: &Layouts,
+        nccl: &mut NcclCalls,
+    ) -> Vec<(i64, String, i64, i64, StepName)> {
         let (mut markers, mut n) = (Vec::new(), 0);
         rows.ranges(|range: Range<'_>| {
             n += 1;
             if let Some((text, step)) = step_of(range.text) {
                 markers.push((range.pid, text.to_owned(), range.start_nanos, range.end_nanos, step));
-            } else if is_collective_call(range.text) {
+                return;
+            }
+            nccl.take(&range, layouts);
+            if is_collective_call(range.text) {
                 for key in self.of_process.get(&range.pid).map_or(&[][..], Vec::as_slice) {
                     if let Some(rank) = self.ranks.get_mut(key) {
                         rank.totals.comm_operators += 1;
@@ -314,20 +370,11 @@ fn gpu_of(info: &Info, pid: i64, device: i64) -> i64 {
     info.cuda_devices.get(&(pid, device)).copied().unwrap_or(device)
 }
 
-/// The step that a range marks, with its name. PyTorch appends numbers of operators; training scripts write their own
-/// `iteration 7`.
+/// The step that a range marks, with its name. PyTorch appends numbers of operators.
 fn step_of(text: &str) -> Option<(&str, StepName)> {
     let text = text.split(", op_id = ").next().unwrap_or(text);
     let text = text.split(", seq = ").next().unwrap_or(text);
-    if let Some(step) = parse(text) {
-        return Some((text, step));
-    }
-    let digits = text.trim_end_matches(|c: char| c.is_ascii_digit());
-    let word = digits.trim_end_matches([' ', '_', '#', ':', '-']);
-    let is_counted = digits.len() < text.len() && digits.len() <= 16;
-    let is_step =
-        ["iteration", "iter", "step", "train_step", "train step"].iter().any(|w| word.eq_ignore_ascii_case(w));
-    (is_counted && is_step).then(|| (text, StepName::bare(MarkerKind::ProfilerStep)))
+    parse(text).map(|step| (text, step))
 }
 
 /// A call of NCCL that moves data, as NCCL names its ranges.

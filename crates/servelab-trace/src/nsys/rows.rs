@@ -6,6 +6,7 @@ use std::collections::HashMap;
 use crate::names::{NameId, Names};
 
 use super::names::{FileNames, Lookup};
+use super::payload::Layouts;
 use super::scan::{Column, Scan, may, must, scan};
 use super::{NsysFile, info::pid_of};
 
@@ -123,6 +124,8 @@ pub struct Range<'a> {
     pub domain: i64,
     /// Its text.
     pub text: &'a str,
+    /// Its typed payload as stored; empty without one.
+    pub payload: &'a [u8],
 }
 
 /// One sample of a hardware counter.
@@ -171,6 +174,11 @@ impl<'c> Rows<'c> {
     /// Texts by the numbers in the rows.
     pub fn names(&self) -> &Names {
         &self.names.names
+    }
+
+    /// Where values stand in the payloads of ranges.
+    pub(super) fn payload_layouts(&self) -> (Layouts, Option<Scan>) {
+        Layouts::read(&self.file.connection)
     }
 
     /// Number of a text that is not in the file.
@@ -315,6 +323,7 @@ impl<'c> Rows<'c> {
             may(&["textId"]),
             may(&["globalTid"]),
             may(&["domainId"]),
+            may(&["binaryData"]),
         ];
         let lookup = &mut self.lookup;
         let mut texts: HashMap<i64, Box<str>> = HashMap::new();
@@ -326,8 +335,9 @@ impl<'c> Rows<'c> {
             let (start_nanos, end_nanos) = cells.span(0, 1)?;
             let global_tid = cells.maybe_int(5)?.unwrap_or(0);
             let domain = cells.maybe_int(6)?.unwrap_or(0);
+            let payload = cells.bytes(7);
             let mut give = |text: &str| {
-                each(Range { start_nanos, end_nanos, global_tid, pid: pid_of(global_tid), domain, text });
+                each(Range { start_nanos, end_nanos, global_tid, pid: pid_of(global_tid), domain, text, payload });
             };
             if let Some(text) = cells.text(3) {
                 give(text);

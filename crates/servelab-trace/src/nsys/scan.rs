@@ -95,6 +95,14 @@ impl Cells<'_, '_> {
         }
     }
 
+    /// Bytes, also those of a text; nothing when it is a number.
+    pub(super) fn bytes(&self, position: usize) -> &[u8] {
+        match self.value(position) {
+            ValueRef::Blob(bytes) | ValueRef::Text(bytes) => bytes,
+            _ => &[],
+        }
+    }
+
     /// Start and end in nanoseconds, where they make sense together.
     pub(super) fn span(&self, start: usize, end: usize) -> Option<(i64, i64)> {
         const FAR: i64 = 1 << 62;
