@@ -215,5 +215,5 @@ fn what_is_no_trace_says_why() {
     check("a.json", b"\xff\xfe{\0\"\0", "expected Kineto JSON");
     check("a.json", b"hello", "expected Kineto JSON");
     check("a.json", b"{\"traceEvents\": [1, 2]}", "no event could be read");
-    check("a.json.gz", &gzip(b"{\"traceEvents\": ")[..12], "empty");
+    check("a.json.gz", &gzip(b"{\"traceEvents\": ")[..12], "as a trace");
 }

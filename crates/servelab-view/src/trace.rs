@@ -84,7 +84,7 @@ pub fn trace_summary_text(report: &TraceReport, width: Option<usize>) -> String 
         out.paragraph(format!("WARNING {}: {}", warning.code, warning.detail));
     }
     out.heading(2, "The numbers");
-    out.table(metric_table(report, |name| HEADLINES.contains(&name)));
+    measured(&mut out, report, |name| HEADLINES.contains(&name));
     if !report.step_kinds.is_empty() {
         out.heading(2, "Steps");
         out.table(steps(report));
@@ -162,6 +162,24 @@ fn head(report: &TraceReport) -> Vec<(&'static str, String)> {
         }
     }
     out
+}
+
+/// Metrics that were measured as a table, the others by the reason why not: one reason often stands for many.
+fn measured(out: &mut Document, report: &TraceReport, wanted: impl Fn(&str) -> bool) {
+    let has_value = |name: &str| report.metrics.get(name).is_some_and(|metric| metric.value.is_some());
+    out.table(metric_table(report, |name| wanted(name) && has_value(name)));
+    let mut reasons: Vec<(&str, Vec<&str>)> = Vec::new();
+    for doc in TRACE_METRICS.iter().filter(|doc| wanted(doc.name)) {
+        let Some(reason) = report.metrics.get(doc.name).and_then(|metric| metric.absent.as_deref()) else { continue };
+        match reasons.iter_mut().find(|(known, _)| *known == reason) {
+            Some((_, names)) => names.push(doc.name),
+            None => reasons.push((reason, vec![doc.name])),
+        }
+    }
+    if !reasons.is_empty() {
+        out.paragraph("Not measured:");
+        out.bullets(reasons.into_iter().map(|(reason, names)| format!("{}: {reason}", names.join(", "))));
+    }
 }
 
 fn metric_table(report: &TraceReport, wanted: impl Fn(&str) -> bool) -> Table {
@@ -300,7 +318,11 @@ fn collectives(report: &TraceReport) -> Table {
 /// Metrics as a table: those named, or all.
 pub fn trace_metrics_text(report: &TraceReport, only: &[&str], width: Option<usize>) -> String {
     let mut out = Document::default();
-    out.table(metric_table(report, |name| only.is_empty() || only.contains(&name)));
+    if only.is_empty() {
+        measured(&mut out, report, |_| true);
+    } else {
+        out.table(metric_table(report, |name| only.contains(&name)));
+    }
     for warning in &report.warnings {
         out.paragraph(format!("WARNING {}: {}", warning.code, warning.detail));
     }

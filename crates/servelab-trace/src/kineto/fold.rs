@@ -213,6 +213,10 @@ impl<'a> Folder<'a> {
                     return;
                 }
                 let dur_ns = u32::try_from(dur_ns).unwrap_or(u32::MAX);
+                let list = &mut self.trace.launches;
+                if list.len() == list.capacity() {
+                    list.reserve_exact(list.len() / 4 + 1024);
+                }
                 self.trace.launches.push(Launch { correlation, dur_ns, start_ns });
                 if role == Role::GraphLaunch {
                     self.trace.graph_correlations.push(correlation);

@@ -122,7 +122,15 @@ pub fn matched(ranks: &[RankAnalysis]) -> Result<Matched, String> {
         }
     }
     if out.collectives == 0 {
-        return Err(refused.unwrap_or_else(|| "no collective was seen on two ranks".to_owned()));
+        let has_calls = ranks.iter().any(|rank| !rank.calls.is_empty());
+        let is_peer_to_peer = ranks.iter().flat_map(|rank| &rank.calls).all(|call| !is_collective(&call.kind));
+        return Err(refused.unwrap_or_else(|| {
+            if has_calls && is_peer_to_peer {
+                "only sends, receives and the like were seen: waiting cannot be read off their durations".to_owned()
+            } else {
+                "no collective was seen on two ranks".to_owned()
+            }
+        }));
     }
     Ok(out)
 }

@@ -56,7 +56,8 @@ pub fn idle(trace: &RankTrace) -> Idle {
 pub fn queue(trace: &RankTrace) -> Option<Queue> {
     let mut out = Queue::default();
     let mut is_seen = vec![false; trace.launches.len()];
-    let mut changes: Vec<(i64, i8)> = Vec::new();
+    // Times at which something enters and leaves the queue: the largest lists of the whole analysis, so nothing else is in them.
+    let (mut enters, mut leaves): (Vec<i64>, Vec<i64>) = (Vec::new(), Vec::new());
     for event in &trace.device {
         let Some(launch) = trace.launch_of(event) else { continue };
         if trace.graph_correlations.binary_search(&event.correlation).is_ok() {
@@ -70,30 +71,40 @@ pub fn queue(trace: &RankTrace) -> Option<Queue> {
         out.launches += 1;
         out.delay_ns = out.delay_ns.saturating_add(event.start_ns.saturating_sub(launch.start_ns));
         // Clocks of host and device may disagree by a little: an event never leaves a queue before it entered.
-        changes.push((launch.start_ns, 1));
-        changes.push((event.start_ns.max(launch.start_ns), -1));
+        enters.push(launch.start_ns);
+        leaves.push(event.start_ns.max(launch.start_ns));
     }
     if out.launches == 0 {
         return None;
     }
-    // Leaving before entering at the same instant would dip below zero.
-    changes.sort_unstable_by_key(|(time, change)| (*time, -change));
-    let (mut length, mut area, mut at): (i64, f64, i64) = (0, 0.0, 0);
-    for (time, change) in &changes {
-        #[expect(clippy::cast_precision_loss, reason = "a mean over a whole trace")]
-        if length > 0 {
-            area += length as f64 * time.saturating_sub(at) as f64;
+    enters.sort_unstable();
+    leaves.sort_unstable();
+    let (first, last) = (enters.first().copied().unwrap_or(0), leaves.last().copied().unwrap_or(0));
+    let (mut length, mut area, mut at): (u64, f64, i64) = (0, 0.0, first);
+    let mut entering = enters.into_iter().peekable();
+    for leave in leaves {
+        // At the same instant entering comes first: nothing leaves that did not enter.
+        while let Some(enter) = entering.next_if(|enter| *enter <= leave) {
+            area += waited(length, at, enter);
+            length += 1;
+            out.max = out.max.max(length);
+            at = enter;
         }
-        length += i64::from(*change);
-        out.max = out.max.max(length.unsigned_abs());
-        at = *time;
+        area += waited(length, at, leave);
+        length = length.saturating_sub(1);
+        at = leave;
     }
-    let span = changes.last().map_or(0, |last| last.0).saturating_sub(changes.first().map_or(0, |first| first.0));
+    let span = last.saturating_sub(first);
     #[expect(clippy::cast_precision_loss, reason = "a mean over a whole trace")]
     if span > 0 {
         out.mean = area / span as f64;
     }
     Some(out)
+}
+
+#[expect(clippy::cast_precision_loss, reason = "a mean over a whole trace")]
+fn waited(length: u64, from: i64, to: i64) -> f64 {
+    length as f64 * to.saturating_sub(from) as f64
 }
 
 #[cfg(test)]

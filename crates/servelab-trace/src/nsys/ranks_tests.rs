@@ -132,3 +132,86 @@ fn an_export_without_device_rows_is_one_empty_rank() {
     let ranks = read(&fixture.done()).unwrap();
     assert_eq!((ranks.len(), ranks[0].device.len(), ranks[0].markers.len()), (1, 0, 1));
 }
+
+/// The payload of a range as the profiler stores it: where its layout is, then the values.
+fn payload(schema: u32, values: &[u8]) -> String {
+    let mut bytes = Vec::new();
+    for word in [1_u32, 0, schema, 0] {
+        bytes.extend(word.to_le_bytes());
+    }
+    let length = values.len() as u64;
+    bytes.extend(length.to_le_bytes());
+    bytes.extend((length + 32).to_le_bytes());
+    bytes.extend(values);
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[test]
+fn nccl_tells_sizes_and_ranks_of_its_kernels() {
+    let folder = tempfile::tempdir().unwrap();
+    let nvtx = "CREATE TABLE NVTX_EVENTS (start INTEGER NOT NULL, end INTEGER, eventType INTEGER NOT NULL, text TEXT, \
+        globalTid INTEGER, textId INTEGER, domainId INTEGER, binaryData TEXT)";
+    let entries = "CREATE TABLE NVTX_PAYLOAD_SCHEMA_ENTRIES (domainId INTEGER NOT NULL, schemaId INTEGER NOT NULL, \
+        idx INTEGER NOT NULL, type INTEGER, name TEXT, offset INTEGER)";
+    let fixture = Fixture::new(&folder.path().join("x.sqlite"), &[STRINGS, KERNELS, nvtx, RUNTIME, entries]);
+    fixture.string(1, "ncclDevKernel_AllReduce_Sum_bf16_RING_LL(ncclDevKernelArgsStorage<4096ul>)");
+    fixture.string(2, "ncclDevKernel_AllGather_RING_LL(ncclDevKernelArgsStorage<4096ul>)");
+    fixture.string(3, "ncclDevKernel_SendRecv(ncclDevKernelArgsStorage<4096ul>)");
+    fixture.string(4, "cudaLaunchKernelExC_v11060");
+    for (schema, idx, name, offset) in [
+        (5, 0, "NCCL communicator ID", "NULL"),
+        (5, 1, "No. of ranks", "8"),
+        (6, 0, "NCCL communicator ID", "NULL"),
+        (6, 1, "Message size [bytes]", "8"),
+    ] {
+        fixture.run(&format!(
+            "INSERT INTO NVTX_PAYLOAD_SCHEMA_ENTRIES VALUES (1, {schema}, {idx}, 22, '{name}', {offset})"
+        ));
+    }
+    let range = |start: i64, end: i64, text: &str, payload: Option<String>| {
+        let blob = payload.map_or("NULL".to_owned(), |hex| format!("X'{hex}'"));
+        fixture.run(&format!(
+            "INSERT INTO NVTX_EVENTS VALUES ({start}, {end}, 59, '{text}', {}, NULL, 1, {blob})",
+            global(7, 70)
+        ));
+    };
+    let sized = |bytes: u64| [9_u64.to_le_bytes(), bytes.to_le_bytes()].concat();
+    let init = [9_u64.to_le_bytes().as_slice(), &8_u32.to_le_bytes(), &3_u32.to_le_bytes()].concat();
+    range(10, 20, "ncclAllReduce", Some(payload(6, &sized(4096))));
+    range(30, 40, "ncclAllGather", Some(payload(6, &sized(100))));
+    range(50, 51, "ncclGroupStart", None);
+    range(52, 53, "ncclSend", Some(payload(6, &sized(700))));
+    range(54, 55, "ncclRecv", Some(payload(6, &sized(500))));
+    range(56, 60, "ncclGroupEnd", None);
+    range(70, 80, "ncclAllReduce", None);
+    range(5, 9, "ncclCommInitRankConfig", Some(payload(5, &init)));
+    for (start, kernel, link) in [(12, 1, 101), (32, 2, 102), (57, 3, 103), (72, 1, 104)] {
+        fixture.launch(start, start + 2, 4, link);
+        fixture.kernel(start + 100, start + 110, kernel, link);
+    }
+    let ranks = read(&fixture.done()).unwrap();
+    let found: Vec<(&str, Option<u64>, Option<u32>, i64)> = ranks[0]
+        .collectives
+        .iter()
+        .map(|call| (ranks[0].names.get(call.kind), call.in_elements, call.group_size, call.start_ns))
+        .collect();
+    // A part of the all-gather is 100 bytes, the whole that every rank ends with eight times that.
+    assert_eq!(
+        found,
+        [
+            ("all_reduce", Some(4096), Some(8), 112),
+            ("all_gather", Some(800), Some(8), 132),
+            ("send_recv", Some(700), Some(8), 157),
+            ("all_reduce", None, None, 172),
+        ]
+    );
+    assert!(ranks[0].warnings.is_empty(), "{:?}", ranks[0].warnings);
+    let report = crate::metrics::report(
+        &[crate::metrics::analyse(&ranks[0], &crate::Taxonomy::builtin().unwrap())],
+        &crate::Taxonomy::builtin().unwrap(),
+    );
+    // 4096 bytes in 10 ns; the other all-reduce has no size.
+    assert_eq!(report.metrics["algorithm_bandwidth_all_reduce"].value, Some(409.6));
+    assert_eq!(report.metrics["bus_bandwidth_all_reduce"].value, Some(409.6 * 2.0 * 7.0 / 8.0));
+    assert_eq!(report.metrics["collective_data_volume"].value, Some(4096.0 + 800.0 + 700.0));
+}
