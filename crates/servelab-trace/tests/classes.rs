@@ -1,7 +1,7 @@
 //! Whole traces, one for each way in which engines communicate (`scripts/trace-fixtures.py` writes them). Every expected number
 //! was worked out by hand from the times in that script.
 
-#![expect(clippy::unwrap_used, reason = "a test")]
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test")]
 
 use std::path::{Path, PathBuf};
 

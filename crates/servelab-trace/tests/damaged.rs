@@ -1,7 +1,7 @@
 //! Files that are cut, damaged, odd or untrue: each gives an error that says why, or a partial result that says so. Nothing panics,
 //! nothing is silently zero.
 
-#![expect(clippy::unwrap_used, reason = "a test")]
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test")]
 
 use std::io::Write;
 use std::path::Path;
@@ -104,8 +104,9 @@ fn members_of_a_gzip_are_one_text_wherever_they_are_split() {
         // The second member is damaged: what the first held is used.
         let middle = packed.len() - 40;
         packed[middle] ^= 0xff;
-        let damaged = report("a.json.gz", &packed);
-        assert!(damaged.is_err() || damaged.unwrap().inputs[0].is_truncated);
+        if let Ok(damaged) = report("a.json.gz", &packed) {
+            assert!(damaged.inputs[0].is_truncated);
+        }
     }
 }
 

@@ -1,7 +1,7 @@
 //! Every sample trace against `scripts/trace-oracle.py`, an independent program whose numbers are kept in `data/oracle`: not one
 //! nanosecond may differ. The samples lie beside the checkout; without them the test says that it skips.
 
-#![expect(clippy::unwrap_used, clippy::print_stderr, reason = "a test; skipping is said")]
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test")]
 
 use std::path::{Path, PathBuf};
 
