@@ -212,6 +212,6 @@ fn nccl_tells_sizes_and_ranks_of_its_kernels() {
     );
     // 4096 bytes in 10 ns; the other all-reduce has no size.
     assert_eq!(report.metrics["algorithm_bandwidth_all_reduce"].value, Some(409.6));
-    assert_eq!(report.metrics["bus_bandwidth_all_reduce"].value, Some(409.6 * 2.0 * 7.0 / 8.0));
+    assert_eq!(report.metrics["bus_bandwidth_all_reduce"].value, Some(716.8));
     assert_eq!(report.metrics["collective_data_volume"].value, Some(4096.0 + 800.0 + 700.0));
 }
