@@ -28,9 +28,9 @@ fn trace_like(n: usize, seed: u64) -> Vec<u8> {
     for idx in 0..n {
         state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         let noise = state >> 33;
-        write!(
+        writeln!(
             out,
-            "  {{\"ph\": \"X\", \"cat\": \"kernel\", \"name\": \"void at::native::vectorized_elementwise_kernel<{}, c10::BFloat16>\", \"ts\": {}.{:03}, \"dur\": {}, \"args\": {{\"correlation\": {idx}}}}},\n",
+            "  {{\"ph\": \"X\", \"cat\": \"kernel\", \"name\": \"void at::native::vectorized_elementwise_kernel<{}, c10::BFloat16>\", \"ts\": {}.{:03}, \"dur\": {}, \"args\": {{\"correlation\": {idx}}}}},",
             noise % 7,
             4_458_676_522_690 + idx * 17,
             noise % 1000,
