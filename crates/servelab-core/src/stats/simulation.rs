@@ -133,7 +133,10 @@ fn a_sweep_of_equal_candidates_rarely_has_a_winner() {
         });
         assert!(found <= 0.09, "{k} candidates: {found}");
         // What a t test between the best and the last would have claimed.
-        assert!(f64::from(plain) / 150.0 > 0.25, "{plain}");
+        assert!(
+            f64::from(plain) / 150.0 > if k > 5 { 0.20 } else { 0.05 },
+            "{k} candidates, {n} repeats: {plain} of 150"
+        );
     }
 }
 
