@@ -119,7 +119,8 @@ fn measured_cells_calibrate_and_stand_beside_their_prediction() {
     assert!(report.stdout.contains("measured on the simulated engine"), "{}", report.stdout);
     let out = place.servelab("calibrate small.yaml --root out --gpu H100 --out mine.json").run();
     // On a busy machine the simulator's own clock may be too coarse to calibrate: refused is an answer as well.
-    if out.stderr.contains("worse than none") {
+    // On a starved one, cells are marked invalid and cannot be calibrated on.
+    if out.stderr.contains("worse than none") || out.stderr.contains("needs at least 2") {
         assert!(!place.path().join("mine.json").exists());
         return;
     }
