@@ -138,7 +138,7 @@ fn claims_are_judged() {
     let text = "schema: 1\nstudy: demo\nengine: {kind: external, url: \"http://127.0.0.1:1\"}\nmodel: {id: m}\n\
         baseline: label_aaaa\nworkloads: {medium: {dataset: {synth: {input_tokens: 1, output_tokens: 1}}}}\n\
         load: {closed: {concurrency: [8]}, stop: {requests: 1}}\n\
-        designs: {memory: {expect: {text: faster, metric: throughput_tokens_per_sec, change_percent: [CLAIM]}, list: {a: {}}}}\n";
+        designs: {memory: {expect: {text: faster, metric: throughput_tok_s, change_percent: [CLAIM]}, list: {a: {}}}}\n";
     let rows = rows(&[("aaaa", &[100.0, 101.0, 99.0]), ("bbbb", &[120.0, 122.0, 119.0])]);
     let planned = plan(vec![rows[0].point.clone(), rows[3].point.clone()], Vec::new());
     let judged = |claim: &str| {
@@ -148,7 +148,7 @@ fn claims_are_judged() {
         let doc = servelab_core::yaml::parse(id, &text).unwrap();
         let study =
             servelab_core::yaml::from_node(&doc).unwrap_or_else(|problem| panic!("{}", problem.render(&sources)));
-        let found = judge_claims(&rows, &planned, &study, &|row, metric| row.metric(metric), &|_| true);
+        let found = judge_claims(&rows, &planned, &study, &|row, _| tokens(row), &|_| true);
         assert_eq!((found.len(), found[0].point.as_str()), (1, "label_bbbb"));
         found[0].judgement
     };
