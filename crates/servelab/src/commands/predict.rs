@@ -145,7 +145,8 @@ pub(crate) fn prediction_text(
         for factor in &reduction.factors {
             let word = match (factor.cannot_matter(), factor.is_modelled) {
                 (true, _) => "cannot matter",
-                (false, true) => "matters",
+                (false, true) if factor.largest_change.is_some() => "matters",
+                (false, true) => "unknown",
                 (false, false) => "unknown",
             };
             let _ = writeln!(out, "  {:32}  {word:13}  {}", factor.name, factor.because);

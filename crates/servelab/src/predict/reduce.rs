@@ -237,7 +237,9 @@ pub(crate) fn metric_of(p: &Prediction, metric: &str) -> Option<f64> {
 /// time per token.
 fn rank(points: &mut [PointView]) {
     let mut order: Vec<usize> = (0..points.len()).collect();
-    let key = |index: &usize| points.get(*index).map(|p| (p.meets_slo != Some(false), p.throughput, p.tpot_mean_ms));
+    let key = |index: &usize| {
+        points.get(*index).map(|p| (p.throughput.is_some() && p.meets_slo != Some(false), p.throughput, p.tpot_mean_ms))
+    };
     order.sort_by(|a, b| {
         let (Some(a), Some(b)) = (key(a), key(b)) else { return std::cmp::Ordering::Equal };
         let rounded = |t: Option<f64>| t.map_or(i64::MIN, |t| (t.max(1e-9).ln() / 0.01).round() as i64);
