@@ -64,7 +64,7 @@ fn a_context_that_does_not_fit_is_infeasible_with_the_engine_s_numbers() {
     let place = place();
     place.write("study.yaml", TINY);
     let out = place
-        .servelab("run study.yaml --root out --set serve.max_model_len=131072 --set serve.gpu_memory_utilization=0.22")
+        .servelab("run study.yaml --root out --set serve.max_model_len=131072 --set serve.gpu_memory_utilization=0.26")
         .run()
         .expect(0);
     assert_eq!(codes(&place), BTreeMap::from([("infeasible kv_too_small".to_owned(), 2)]));
