@@ -2,6 +2,7 @@
 //! long its code is, and how many bits follow; codes longer than a table's index go through a second table behind the first.
 
 use std::io::{self, Read};
+use std::ops::Range;
 
 use super::bits::Bits;
 use super::damaged;
@@ -242,18 +243,19 @@ impl Codes {
         build(&mut self.distances, distances, DISTANCE_BITS, distance_entry)
     }
 
-    /// Decodes into `window` from `filled` on until `limit` is passed; says where it stopped.
+    /// Decodes into the `usable` part of `window` from `filled` on until its end is passed; says where it stopped. No match
+    /// reaches before its start.
     pub(super) fn run<R: Read>(
         &self,
         bits: &mut Bits<R>,
         window: &mut [u8],
+        usable: Range<usize>,
         filled: usize,
-        limit: usize,
     ) -> (Step, usize) {
         if bits.is_in_tail() {
-            self.decode::<R, true>(bits, window, filled, limit)
+            self.decode::<R, true>(bits, window, usable, filled)
         } else {
-            self.decode::<R, false>(bits, window, filled, limit)
+            self.decode::<R, false>(bits, window, usable, filled)
         }
     }
 
@@ -262,9 +264,10 @@ impl Codes {
         &self,
         bits: &mut Bits<R>,
         window: &mut [u8],
+        usable: Range<usize>,
         mut filled: usize,
-        limit: usize,
     ) -> (Step, usize) {
+        let Range { start: begin, end: limit } = usable;
         let (literals, distances) = (self.literals.as_slice(), self.distances.as_slice());
         while filled < limit && (IS_TAIL || bits.is_full()) {
             bits.refill();
@@ -316,7 +319,7 @@ impl Codes {
                 return (Step::Cut, filled);
             }
             let distance = (entry >> 16) as usize + (low_bits(word, entry & 63) >> (entry >> 8 & 15)) as usize;
-            if distance > filled {
+            if distance > filled - begin {
                 return (Step::Bad("a distance before the beginning"), filled);
             }
             repeat(window, filled, distance, length);

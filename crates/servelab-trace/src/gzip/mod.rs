@@ -46,6 +46,8 @@ pub struct GzipReader<R> {
     taken: usize,
     /// From where the checksum is still to be made.
     summed: usize,
+    /// Where the member begins, or the window does: no match may reach further back.
+    begin: usize,
     crc: flate2::Crc,
     state: State,
     is_last_block: bool,
@@ -67,6 +69,7 @@ impl<R: Read> GzipReader<R> {
             filled: 0,
             taken: 0,
             summed: 0,
+            begin: 0,
             crc: flate2::Crc::new(),
             state: State::Member,
             is_last_block: false,
@@ -80,6 +83,7 @@ impl<R: Read> GzipReader<R> {
         if self.filled > HISTORY {
             self.sum();
             self.window.copy_within(self.filled - HISTORY..self.filled, 0);
+            self.begin = self.begin.saturating_sub(self.filled - HISTORY);
             (self.filled, self.taken, self.summed) = (HISTORY, HISTORY, HISTORY);
         }
         while self.filled < HISTORY + CHUNK && self.state != State::End {
@@ -131,7 +135,8 @@ impl<R: Read> GzipReader<R> {
                 self.state = State::Stored(left - n);
             }
             State::Coded => {
-                let (step, filled) = self.codes.run(&mut self.bits, &mut self.window, self.filled, HISTORY + CHUNK);
+                let (step, filled) =
+                    self.codes.run(&mut self.bits, &mut self.window, self.begin..HISTORY + CHUNK, self.filled);
                 self.filled = filled;
                 match step {
                     Step::More => {}
@@ -192,6 +197,7 @@ impl<R: Read> GzipReader<R> {
         if flags & 2 != 0 {
             self.bits.take(16)?;
         }
+        self.begin = self.filled;
         self.state = State::Block;
         Ok(())
     }

@@ -1,6 +1,6 @@
 //! What zlib packs, this unpacks; what is cut or damaged gives a true beginning and an error.
 
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 
 use flate2::Compression;
 use flate2::write::GzEncoder;
@@ -102,6 +102,16 @@ fn damage_is_told_and_nothing_panics() {
     }
     assert!(unpack(b"no gzip at all").1.is_some());
     assert!(unpack(b"").1.is_some());
+}
+
+/// A match may not reach into the member before: what zlib calls damage must not become text.
+#[test]
+fn a_member_knows_nothing_of_the_one_before() {
+    // A block with fixed codes: a match of length 3 at distance 4, then the end.
+    let match_first = [0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 3, 0x03, 0x62, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+    let before = pack(b"seen before", 6);
+    let (text, error) = unpack(&[before.as_slice(), &match_first].concat());
+    assert_eq!((text.as_slice(), error.map(|error| error.kind())), (&b"seen before"[..], Some(ErrorKind::InvalidData)));
 }
 
 proptest! {
