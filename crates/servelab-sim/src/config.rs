@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use crate::SimError;
 use crate::catalog::{ASSUMED_MAX_POSITION, Attention, GpuSpec, ModelArch, find_gpu, find_model};
 use crate::flags::version_key;
+use crate::predict::{self, Label};
 use crate::settings::SimSettings;
 use crate::step_time::Parameters;
 
@@ -102,6 +103,19 @@ pub struct ServerConfig {
 const GIB: f64 = (1u64 << 30) as f64;
 
 impl ServerConfig {
+    /// The step-time constants that hold for it.
+    pub fn constants(&self) -> Result<Arc<Parameters>, SimError> {
+        match &self.parameters {
+            Some(parameters) => Ok(Arc::clone(parameters)),
+            None => Parameters::builtin(&self.gpu).map(Arc::new),
+        }
+    }
+
+    /// How far what it does may be believed.
+    pub fn label(&self) -> Result<Label, SimError> {
+        Ok(predict::label(self, &*self.constants()?).0)
+    }
+
     /// Resolves settings, or refuses them as vLLM would.
     pub fn resolve(settings: &SimSettings) -> Result<Self, SimError> {
         if !(settings.speedup.is_finite() && settings.speedup > 0.0) {
@@ -242,10 +256,7 @@ impl ServerConfig {
         let activations =
             f64::from(self.max_num_batched_tokens) * (4.0 * hidden + 2.0 * widest / f64::from(self.tp)) * 2.0
                 + f64::from(self.max_num_seqs) * f64::from(self.model.vocab) * 4.0 / f64::from(self.tp);
-        let memory = match &self.parameters {
-            Some(parameters) => parameters.memory.clone(),
-            None => Parameters::builtin(&self.gpu)?.memory,
-        };
+        let memory = self.constants()?.memory.clone();
         let activations = activations * memory.activation_factor;
         let graphs = if self.enforce_eager || self.gpu.device == "cpu" { 0.0 } else { memory.graph_bytes };
         let runtime = memory.runtime_bytes;

@@ -6,16 +6,17 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use crate::SimError;
 use crate::config::ServerConfig;
 use crate::config::checks::out_of_memory;
 use crate::fail::{Death, FailPlan};
 use crate::handover::Connector;
 use crate::live::Live;
+use crate::predict::Label;
 use crate::profile::Profiler;
 use crate::settings::SimSettings;
 use crate::startup::{StartupLog, unix_seconds};
 use crate::text::{DecodeFn, PromptTokenizer, approximate_text};
-use crate::{LABEL, SimError};
 
 mod admit;
 mod answer;
@@ -42,8 +43,8 @@ struct App {
     slow_factor: f64,
     seed: u64,
     speedup: f64,
-    /// Value of the header that says what this is.
-    label: String,
+    /// How far the numbers may be believed.
+    label: Label,
     log: StartupLog,
     api_keys: Vec<String>,
     echoes_request_id: bool,
@@ -57,6 +58,13 @@ struct App {
     ending: Option<SimError>,
     connector: Option<Connector>,
     profiler: Option<Profiler>,
+}
+
+impl App {
+    /// Value of the header that says what this is.
+    fn label_header(&self) -> String {
+        format!("{}; speedup={}", self.label.name(), self.speedup)
+    }
 }
 
 impl App {
@@ -110,10 +118,10 @@ fn api_keys(settings: &SimSettings) -> Vec<String> {
 }
 
 /// Serves until `shutdown` becomes true; answers still streaming are cut. `on_ready` gets the bound address once requests
-/// are answered.
+/// are answered, and how far the numbers may be believed.
 pub fn run_blocking(
     settings: SimSettings,
-    on_ready: impl FnOnce(SocketAddr),
+    on_ready: impl FnOnce(SocketAddr, Label),
     shutdown: &AtomicBool,
 ) -> Result<(), SimError> {
     let log = StartupLog::new(Arc::clone(&settings.log), &settings.declared_version);
@@ -150,14 +158,21 @@ pub fn run_blocking(
     })?;
     listener.set_nonblocking(true).map_err(listen)?;
     let address = listener.local_addr().map_err(listen)?;
-    let app = app(settings, config, fail, log)?;
+    let label = config.label()?;
+    let app = app(settings, config, label, fail, log)?;
     app.log.ready(address);
     let mut server = server::Server::new(app, listener)?;
-    on_ready(address);
+    on_ready(address, label);
     server.run(shutdown)
 }
 
-fn app(settings: SimSettings, config: ServerConfig, fail: FailPlan, log: StartupLog) -> Result<App, SimError> {
+fn app(
+    settings: SimSettings,
+    config: ServerConfig,
+    label: Label,
+    fail: FailPlan,
+    log: StartupLog,
+) -> Result<App, SimError> {
     let seed = settings.seed.wrapping_add(settings.serving.integer("seed").unwrap_or(0));
     let side_channel = (
         settings.env.side_channel_host.clone().unwrap_or_else(|| "localhost".to_owned()),
@@ -174,7 +189,7 @@ fn app(settings: SimSettings, config: ServerConfig, fail: FailPlan, log: Startup
         slow_factor,
         seed,
         speedup: settings.speedup,
-        label: format!("{LABEL}; speedup={}", settings.speedup),
+        label,
         log,
         api_keys: api_keys(&settings),
         echoes_request_id: settings.serving.switch("enable_request_id_headers").unwrap_or(false),

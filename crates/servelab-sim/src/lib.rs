@@ -1,7 +1,7 @@
 //! A simulated vLLM: one scheduler model per data-parallel rank ([`engine`], [`cluster`]), a parametric step-time model
 //! ([`step_time`]) and an OpenAI-compatible server on top ([`run_blocking`]). The engine knows no clock, no thread and no
-//! network, so that the same code answers live requests and virtual-time predictions. Results are uncalibrated: nothing
-//! in this crate has been fitted to a measurement of the simulated hardware.
+//! network, so that the same code answers live requests and virtual-time predictions. How far
+//! its numbers may be believed is their label's business ([`predict::label`]).
 
 pub mod blocks;
 pub mod catalog;
@@ -32,6 +32,3 @@ pub use flags::{ServingFlags, parse_serving_flags};
 pub use http::{run_blocking, wire as http_wire};
 pub use settings::{DEFAULT_VERSION, LogSink, SimEnv, SimSettings};
 pub use text::{DecodeFn, PromptTokenizer};
-
-/// How much a number from this simulator may be believed, printed with everything it produces.
-pub const LABEL: &str = "uncalibrated";

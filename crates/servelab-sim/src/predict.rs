@@ -4,6 +4,7 @@
 mod calibrate;
 mod drive;
 mod label;
+mod parallel;
 mod quantiles;
 
 use std::sync::Arc;
@@ -12,6 +13,8 @@ use serde::{Deserialize, Serialize};
 
 pub use calibrate::{CalibrationPoint, Fit, fit_calibration, predict_calibrated};
 pub use drive::predict_cell;
+pub use label::label;
+pub use parallel::in_parallel;
 pub use quantiles::Quantiles;
 
 /// How much a prediction may be believed.

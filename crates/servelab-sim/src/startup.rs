@@ -6,7 +6,6 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde_json::Value;
 
-use crate::LABEL;
 use crate::config::ServerConfig;
 use crate::fail::Death;
 use crate::flags::version_key;
@@ -79,7 +78,7 @@ impl StartupLog {
             }
         }
         let what = format!(
-            "servelab sim: simulated engine on {} at {}x speed: every number is {LABEL}",
+            "servelab sim: simulated engine on {} at {}x speed: every number is simulated",
             settings.gpu, settings.speedup
         );
         self.line("APIServer", "WARNING", "servelab_sim", &what);

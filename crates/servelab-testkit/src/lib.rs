@@ -19,5 +19,5 @@ pub use pbs::FakePbs;
 pub use place::Place;
 pub use process::{marked_processes, send};
 pub use rustix::process::Signal;
-pub use studies::{TINY, brisk, samples};
+pub use studies::{TINY, brisk, one_cell, samples};
 pub use wait::{Deadline, poll};

@@ -17,6 +17,13 @@ designs:
   batch: {grid: {max_num_seqs: [4, 64]}, label: \"seqs_{max_num_seqs}\"}
 ";
 
+/// One point and one cell on the simulator, measured for so long.
+pub fn one_cell(study: &str, duration_s: u32) -> String {
+    TINY.replace("study: tiny", &format!("study: {study}"))
+        .replace("[4, 64]", "[4]")
+        .replace("duration_s: 0.8", &format!("duration_s: {duration_s}"))
+}
+
 /// A study with many cells of a few hundredths of a second: `points` points × `levels` load levels × `repeats`. So short a
 /// window may end as `invalid`, which is as finished as `done`: only what happens to cells matters here, not what they
 /// measure.

@@ -3,7 +3,8 @@
 use proptest::prelude::*;
 
 use super::distribution::{
-    f_tail, normal_cdf, normal_quantile, studentized_range_tail, t_cdf, t_quantile, t_two_sided,
+    f_tail, incomplete_beta, ln_gamma, normal_cdf, normal_quantile, studentized_range_tail, t_cdf, t_quantile,
+    t_two_sided,
 };
 use super::*;
 
@@ -35,6 +36,13 @@ fn distributions() {
     close(t_quantile(0.975, 2.0), 4.302652729749462, 1e-11);
     close(t_quantile(0.975, 11.3), 2.1938768963391624, 1e-11);
     close(t_quantile(0.9, 30.0), 1.3104150253913955, 1e-11);
+    // I_x(a,b): exact for whole numbers (binomial tails), and Abramowitz & Stegun 26.5.
+    close(incomplete_beta(0.5, 2.0, 2.0), 0.5, 1e-12);
+    close(incomplete_beta(0.25, 1.0, 3.0), 1.0 - 0.75_f64.powi(3), 1e-12);
+    close(incomplete_beta(0.99, 300.0, 1.0), 0.99_f64.powi(300), 1e-10);
+    close(incomplete_beta(0.1, 0.5, 0.5), std::f64::consts::FRAC_2_PI * 0.1_f64.sqrt().asin(), 1e-12);
+    close(ln_gamma(0.5), std::f64::consts::PI.sqrt().ln(), 1e-12);
+    close(ln_gamma(171.0), 706.573_062_245_787_4, 1e-12);
     close(normal_cdf(1.5), 0.9331927987311419, 1e-13);
     close(normal_cdf(-6.0), 9.865876450376946e-10, 1e-12);
     close(normal_quantile(0.975), 1.959963984540054, 1e-12);

@@ -7,6 +7,7 @@ pub mod pbs;
 pub mod slurm;
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::fmt;
 use std::path::Path;
 
@@ -170,6 +171,32 @@ pub trait Scheduler: Send + Sync {
 
     /// Cancels exactly these jobs. One that is over already is no error.
     fn cancel(&self, ids: &[SchedulerId]) -> Result<(), QueryError>;
+}
+
+/// Runs the client that hands a job over. Its words for having reached nobody (`no_answer`), or an exit status above
+/// `last_refusal`, leave open whether there is a job now; every other failure is a refusal.
+fn hand_over(
+    caller: &Caller,
+    program: &'static str,
+    args: &[OsString],
+    no_answer: &[&str],
+    last_refusal: i32,
+    id: impl Fn(&str) -> Option<SchedulerId>,
+) -> Result<SchedulerId, SubmitError> {
+    let reply = match caller.call(program, args) {
+        Ok(reply) => reply,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Err(SubmitError::NotHere { program }),
+        Err(error) => return Err(SubmitError::Unanswered { program, text: error.to_string() }),
+    };
+    let text = complaint(&reply);
+    if reply.status == 0 {
+        return id(&reply.stdout).ok_or(SubmitError::Unanswered { program, text });
+    }
+    Err(if no_answer.iter().any(|words| text.contains(words)) || reply.status > last_refusal {
+        SubmitError::Unanswered { program, text }
+    } else {
+        SubmitError::Refused { program, text }
+    })
 }
 
 /// The last non-empty line of a client's complaint, without its own name in front.

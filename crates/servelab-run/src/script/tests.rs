@@ -19,7 +19,7 @@ fn site(yaml: &str) -> Site {
 
 fn script(site: &Site, label: &str) -> Result<String, ScriptError> {
     let command: Vec<String> =
-        ["/opt/bin/servelab", "run", "/home/me/my study.yaml", "--root", "/work/out", "--job", UUID]
+        ["/opt/bin/servelab", "run", "/home/me/my study.yaml", "--root", "/scratch/out", "--job", UUID]
             .map(str::to_owned)
             .into();
     let name = file_name(label);
@@ -35,8 +35,8 @@ fn script(site: &Site, label: &str) -> Result<String, ScriptError> {
         gpus_per_node: 4,
         walltime_s: 5400,
         site,
-        logs: &PathBuf::from("/work/out/logs"),
-        intent: &PathBuf::from(format!("/work/out/jobs/{UUID}/intent.json")),
+        logs: &PathBuf::from("/scratch/out/logs"),
+        intent: &PathBuf::from(format!("/scratch/out/jobs/{UUID}/intent.json")),
         command: &command,
         avoid: &[],
     })
@@ -110,7 +110,7 @@ fn shared_nodes_and_containers() {
     let text = script(&shared, "a").unwrap();
     assert!(text.contains("--gpus-per-node=4\n") && !text.contains("--exclusive") && !text.contains("--mem"), "{text}");
     for (runtime, words) in [
-        ("apptainer", "apptainer exec --nv --bind /data:/data --bind /work/out"),
+        ("apptainer", "apptainer exec --nv --bind /data:/data --bind /scratch/out"),
         ("pyxis", "srun --overlap --nodes=1 --ntasks=1 --container-image='/img/v llm.sqsh'"),
     ] {
         let yaml = format!(

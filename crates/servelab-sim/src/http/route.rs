@@ -11,7 +11,6 @@ use super::refuse::ApiError;
 use super::request::{Endpoint, tokenize_text};
 use super::server::{Reply, Server};
 use super::wire::Request;
-use crate::LABEL;
 use crate::random::mix;
 
 /// Paths that an API key guards.
@@ -157,7 +156,7 @@ impl Server {
             "vllm_env": {},
             "system_env": {},
             "servelab_sim": {
-                "label": LABEL, "speedup": app.speedup, "gpu": config.gpu.name, "architecture": config.model.name,
+                "label": app.label.name(), "speedup": app.speedup, "gpu": config.gpu.name, "architecture": config.model.name,
                 "architecture_source": config.model.source, "not_simulated": config.not_simulated, "seed": app.seed,
                 "stands_for_gpus": config.tp * config.pp * config.dp,
             },

@@ -288,7 +288,7 @@ impl Server {
         }
         let Some(conn) = self.conns.get_mut(key) else { return };
         let facts =
-            HeadFacts { label: self.app.label.clone(), request_id: conn.echo_id.take(), keep_alive: !conn.must_close };
+            HeadFacts { label: self.app.label_header(), request_id: conn.echo_id.take(), keep_alive: !conn.must_close };
         self.out.clear();
         wire::write_head(&mut self.out, status_line(status), content_type, framing, &facts, &self.date.1);
         if framing == Framing::Chunked {

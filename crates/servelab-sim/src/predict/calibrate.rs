@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::{CellLoad, Prediction, predict_cell};
 use crate::SimError;
 use crate::config::ServerConfig;
-use crate::step_time::{Calibration, Parameters};
+use crate::step_time::Calibration;
 
 /// A cell that was measured.
 #[derive(Debug, Clone)]
@@ -93,10 +93,7 @@ pub fn fit_calibration(points: &[CalibrationPoint]) -> Result<Fit, SimError> {
 /// Predicts a point as if it had been calibrated so.
 pub fn predict_calibrated(point: &CalibrationPoint, calibration: &Calibration) -> Result<Prediction, SimError> {
     let mut config = point.config.clone();
-    let mut parameters = match &config.parameters {
-        Some(parameters) => (**parameters).clone(),
-        None => Parameters::builtin(&config.gpu)?,
-    };
+    let mut parameters = (*config.constants()?).clone();
     parameters.calibration = calibration.clone();
     config.parameters = Some(Arc::new(parameters));
     predict_cell(&config, &point.load)
@@ -193,7 +190,64 @@ fn solve(mut matrix: [[f64; N + 1]; N]) -> Logs {
 
 #[cfg(test)]
 mod tests {
+    use std::net::SocketAddr;
+
+    use super::super::ArrivalKind;
     use super::*;
+    use crate::settings::SimSettings;
+
+    fn point(concurrency: u32, input_tokens: u32) -> CalibrationPoint {
+        let listen = SocketAddr::from(([127, 0, 0, 1], 0));
+        let settings = SimSettings::new(listen, "meta-llama/Llama-3.1-8B", "H100");
+        let load = CellLoad {
+            arrivals: ArrivalKind::Closed { concurrency, ramp_ns: 1_000_000_000, think_ns: 0 },
+            lengths: [(input_tokens, 64)].into(),
+            shared_prefix_tokens: 0,
+            warmup_requests: concurrency,
+            requests: 8 * concurrency,
+            duration_ns: None,
+        };
+        CalibrationPoint { config: ServerConfig::resolve(&settings).unwrap(), load, ttft_ms: None, tpot_ms: None }
+    }
+
+    /// The point as a server would measure it that differs from the built-in constants by these factors.
+    fn measured(mut point: CalibrationPoint, truth: &Calibration) -> CalibrationPoint {
+        let prediction = predict_calibrated(&point, truth).unwrap();
+        (point.ttft_ms, point.tpot_ms) = (prediction.ttft_ms.mean, prediction.tpot_ms.mean);
+        point
+    }
+
+    #[test]
+    fn a_slower_server_is_found_and_the_finding_holds_on_cells_that_were_not_shown() {
+        let truth = Calibration { decode_kernels: 1.35, prefill_kernels: 1.3, host: 1.5, ..Calibration::default() };
+        let shown: Vec<_> =
+            [(1, 512), (16, 512), (64, 2048)].map(|(n, input)| measured(point(n, input), &truth)).into();
+        let fit = fit_calibration(&shown).unwrap();
+        assert_eq!(fit.calibration.points, 3);
+        assert!(fit.error_before > 0.15 && fit.error_after < 0.2 * fit.error_before, "{fit:?}");
+        let unseen = [measured(point(32, 1024), &truth)];
+        let unseen: Vec<&CalibrationPoint> = unseen.iter().collect();
+        let logs = [
+            fit.calibration.decode_kernels,
+            fit.calibration.prefill_kernels,
+            fit.calibration.collectives,
+            fit.calibration.host,
+            fit.calibration.ingress,
+        ]
+        .map(f64::ln);
+        let (before, after) = (mean_error(&unseen, &[0.0; N]).unwrap(), mean_error(&unseen, &logs).unwrap());
+        assert!(before > 0.15 && after < 0.05, "{before} {after}");
+    }
+
+    #[test]
+    fn a_server_as_predicted_is_left_as_it_is() {
+        let truth = Calibration::default();
+        let fit = fit_calibration(&[measured(point(1, 512), &truth), measured(point(32, 512), &truth)]).unwrap();
+        let Calibration { decode_kernels, prefill_kernels, collectives, host, ingress, .. } = fit.calibration;
+        for factor in [decode_kernels, prefill_kernels, collectives, host, ingress] {
+            assert!((factor - 1.0).abs() < 1e-6, "{factor}");
+        }
+    }
 
     #[test]
     fn the_solver_solves() {

@@ -5,7 +5,7 @@ use crate::config::ServerConfig;
 use crate::step_time::Parameters;
 
 /// The label of a configuration's predictions, and what keeps it from a better one.
-pub(crate) fn label(config: &ServerConfig, parameters: &Parameters) -> (Label, Vec<String>) {
+pub fn label(config: &ServerConfig, parameters: &Parameters) -> (Label, Vec<String>) {
     let mut reasons = Vec::new();
     let mut doubt = |is_so: bool, what: &str| {
         if is_so {

@@ -36,7 +36,7 @@ impl Server {
         let flag = Arc::clone(&stop);
         let (tx, rx) = mpsc::sync_channel(1);
         let thread =
-            std::thread::spawn(move || run_blocking(settings, |address| tx.send(address).expect("waits"), &flag));
+            std::thread::spawn(move || run_blocking(settings, |address, _| tx.send(address).expect("waits"), &flag));
         match rx.recv() {
             Ok(address) => Ok(Self { address, stop, thread: Some(thread), log }),
             Err(_) => Err(thread.join().expect("no panic").expect_err("it ended before it was ready")),

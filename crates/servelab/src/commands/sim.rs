@@ -173,7 +173,7 @@ pub(crate) fn sim(args: SimArgs, ui: Ui) -> Result<ExitCode, CommandError> {
     };
     let outcome = servelab_sim::run_blocking(
         settings,
-        move |address| ui.say(&format!("servelab sim listens on http://{address} ({})", servelab_sim::LABEL)),
+        move |address, label| ui.say(&format!("servelab sim listens on http://{address} ({})", label.name())),
         &stop,
     );
     match outcome {

@@ -7,11 +7,10 @@ pub(crate) mod reduce;
 pub(crate) mod servers;
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use serde_json::{Value, json};
 use servelab_core::plan::{Plan, PlanStatus, PlannedCell, PlannedPoint};
-use servelab_sim::predict::{CellLoad, Prediction, predict_cell};
+use servelab_sim::predict::{CellLoad, Prediction, in_parallel, predict_cell};
 
 use crate::error::CommandError;
 use crate::study_input::StudyInput;
@@ -152,29 +151,4 @@ fn usable(prediction: Prediction) -> Result<Prediction, Vec<String>> {
         )]);
     }
     Ok(prediction)
-}
-
-/// Runs `job` for every index on all cores; results in order.
-fn in_parallel<T: Send>(n: usize, job: impl Fn(usize) -> Option<T> + Sync) -> Vec<Option<T>> {
-    let next = AtomicUsize::new(0);
-    let threads = std::thread::available_parallelism().map_or(1, usize::from).min(n.max(1));
-    let mut parts: Vec<(usize, Option<T>)> = std::thread::scope(|scope| {
-        let workers: Vec<_> = (0..threads)
-            .map(|_| {
-                scope.spawn(|| {
-                    let mut mine = Vec::new();
-                    loop {
-                        let index = next.fetch_add(1, Ordering::Relaxed);
-                        if index >= n {
-                            return mine;
-                        }
-                        mine.push((index, job(index)));
-                    }
-                })
-            })
-            .collect();
-        workers.into_iter().filter_map(|worker| worker.join().ok()).flatten().collect()
-    });
-    parts.sort_by_key(|(index, _)| *index);
-    parts.into_iter().map(|(_, result)| result).collect()
 }

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::process::Command;
 
 use serde_json::Value;
-use servelab_testkit::{Deadline, FakePbs, Output, Place, Servelab, at, brisk, number, poll, text};
+use servelab_testkit::{Deadline, FakePbs, Output, Place, Servelab, at, brisk, number, one_cell, poll, text};
 
 use super::place;
 
@@ -99,19 +99,10 @@ impl<'a> Lab<'a> {
     }
 }
 
-/// Cells that go on until somebody ends them.
-pub(super) const ENDLESS: &str = "\
-schema: 1
-study: endless
-engine: {kind: sim, version: \"0.32.*\"}
-model: {id: meta-llama/Llama-3.1-8B}
-serve: {max_model_len: 4096, max_num_batched_tokens: 2048}
-workloads:
-  chat: {dataset: {synth: {input_tokens: 64, output_tokens: 16, seed: 7}}}
-load: {closed: {concurrency: [2]}, warmup: {requests: 2}, stop: {duration_s: 600}}
-designs:
-  batch: {grid: {max_num_seqs: [4]}, label: \"seqs_{max_num_seqs}\"}
-";
+/// A cell that goes on until somebody ends it.
+pub(super) fn endless() -> String {
+    one_cell("endless", 600)
+}
 
 pub(super) fn submitted_once_and_measured(park: &Park) {
     let lab = Lab::new(park, &brisk(2, 2, 2));
@@ -139,7 +130,7 @@ pub(super) fn submitted_once_and_measured(park: &Park) {
 }
 
 pub(super) fn cancelled_and_taken_up_again(park: &Park) {
-    let lab = Lab::new(park, ENDLESS);
+    let lab = Lab::new(park, &endless());
     lab.run("submit").expect(0);
     poll("a cell that is measured", Deadline::in_s(PATIENCE_S), || {
         lab.place.states("out").values().any(|(state, _)| state == "measuring").then_some(())
@@ -251,7 +242,7 @@ fn pbs_a_submitter_that_is_killed_before_the_answer() {
 fn pbs_walltime_stops_in_order() {
     let pbs = FakePbs::new();
     let park = pbs_park(&pbs);
-    let lab = Lab::new(&park, &format!("{ENDLESS}budget: {{walltime: \"00:00:40\"}}\n"));
+    let lab = Lab::new(&park, &format!("{}budget: {{walltime: \"00:00:40\"}}\n", endless()));
     lab.run("submit").expect(0);
     lab.until("the end of the time", |jobs| jobs == ["timeout"]);
     assert_eq!(lab.cells(), BTreeMap::from([("timeout".to_owned(), 1)]));

@@ -7,24 +7,15 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use servelab_testkit::{Deadline, Signal, at, brisk, marked_processes, poll, send, text};
+use servelab_testkit::{Deadline, Signal, at, brisk, marked_processes, one_cell, poll, send, text};
 
-use super::cluster::{self, ENDLESS, Lab, PATIENCE_S, Park};
+use super::cluster::{self, Lab, PATIENCE_S, Park};
 use super::repository;
 
-/// One cell of eight seconds: long enough to be met in the middle.
-const LONG_CELL: &str = "\
-schema: 1
-study: long
-engine: {kind: sim, version: \"0.32.*\"}
-model: {id: meta-llama/Llama-3.1-8B}
-serve: {max_model_len: 4096, max_num_batched_tokens: 2048}
-workloads:
-  chat: {dataset: {synth: {input_tokens: 64, output_tokens: 16, seed: 7}}}
-load: {closed: {concurrency: [2]}, warmup: {requests: 2}, stop: {duration_s: 8}}
-designs:
-  batch: {grid: {max_num_seqs: [4]}, label: \"seqs_{max_num_seqs}\"}
-";
+/// A cell of eight seconds: long enough to be met in the middle.
+fn long_cell() -> String {
+    one_cell("long", 8)
+}
 
 struct Slurm {
     park: Park,
@@ -114,7 +105,7 @@ fn the_quickstart_example() {
 #[test]
 fn an_array_of_one_script_measures_once() {
     let Some(slurm) = Slurm::wanted() else { return };
-    let lab = Lab::new(&slurm.park, LONG_CELL);
+    let lab = Lab::new(&slurm.park, &long_cell());
     lab.run("submit --dry-run").expect(0);
     let script = lab.place.path().join("out/studies/long/scripts/run_seqs_4_head.sbatch");
     slurm.call(&format!("sbatch --array=0-2 {}", script.display()));
@@ -128,7 +119,7 @@ fn an_array_of_one_script_measures_once() {
 #[test]
 fn cancelled_by_somebody_else() {
     let Some(slurm) = Slurm::wanted() else { return };
-    let lab = Lab::new(&slurm.park, LONG_CELL);
+    let lab = Lab::new(&slurm.park, &long_cell());
     let id = slurm.in_the_middle(&lab);
     slurm.call(&format!("scancel {id}"));
     lab.until("the end of the job", |jobs| jobs == ["cancelled"]);
@@ -140,7 +131,7 @@ fn cancelled_by_somebody_else() {
 #[test]
 fn a_run_that_is_killed_inside_its_job() {
     let Some(slurm) = Slurm::wanted() else { return };
-    let lab = Lab::new(&slurm.park, LONG_CELL);
+    let lab = Lab::new(&slurm.park, &long_cell());
     slurm.in_the_middle(&lab);
     let job = lab.place.list("out/jobs").remove(0);
     let run = lab.place.json(&format!("out/jobs/{job}/run.json"));
@@ -155,7 +146,7 @@ fn a_run_that_is_killed_inside_its_job() {
 #[test]
 fn a_node_that_fails() {
     let Some(slurm) = Slurm::wanted() else { return };
-    let lab = Lab::new(&slurm.park, LONG_CELL);
+    let lab = Lab::new(&slurm.park, &long_cell());
     let id = slurm.in_the_middle(&lab);
     let node = slurm.call(&format!("squeue -h -j {id} -o %N"));
     slurm.call(&format!("scontrol update NodeName={node} State=DOWN Reason=test"));
@@ -174,7 +165,7 @@ fn a_node_that_fails() {
 #[test]
 fn a_job_that_is_requeued() {
     let Some(slurm) = Slurm::wanted() else { return };
-    let lab = Lab::new(&slurm.park, LONG_CELL);
+    let lab = Lab::new(&slurm.park, &long_cell());
     let id = slurm.in_the_middle(&lab);
     // Ours asks not to be; an operator can.
     slurm.call(&format!("scontrol update JobId={id} Requeue=1"));
@@ -194,7 +185,7 @@ fn a_job_that_is_requeued() {
 #[test]
 fn the_time_limit() {
     let Some(slurm) = Slurm::wanted() else { return };
-    let lab = Lab::new(&slurm.park, &format!("{ENDLESS}budget: {{walltime: \"00:01:00\"}}\n"));
+    let lab = Lab::new(&slurm.park, &format!("{}budget: {{walltime: \"00:01:00\"}}\n", cluster::endless()));
     lab.run("submit").expect(0);
     lab.until("the end of the time", |jobs| jobs == ["timeout"]);
     assert_eq!(lab.cells(), BTreeMap::from([("timeout".to_owned(), 1)]), "{}", lab.logs());
@@ -211,7 +202,7 @@ fn a_dependency_that_fails_and_a_request_that_is_too_large() {
         env: slurm.park.env.clone(),
         site: format!("{}extra_directives: [\"--dependency=afterok:{parent}\"]\n", slurm.park.site),
     };
-    let lab = Lab::new(&park, LONG_CELL);
+    let lab = Lab::new(&park, &long_cell());
     lab.run("submit").expect(0);
     let status = lab.status();
     assert_eq!((text(&status, "jobs.0.state"), text(&status, "jobs.0.reason")), ("pending", "Dependency"));
@@ -224,18 +215,18 @@ fn a_dependency_that_fails_and_a_request_that_is_too_large() {
         env: slurm.park.env.clone(),
         site: slurm.park.site.replace("partition: gpu", "partition: debug").replace("00:10:00", "01:00:00"),
     };
-    let lab = Lab::new(&park, LONG_CELL);
+    let lab = Lab::new(&park, &long_cell());
     lab.run("submit --wait").expect(1).says("can never run").says("PartitionTimeLimit");
     lab.run("cancel").expect(0);
     let park =
         Park { env: slurm.park.env.clone(), site: slurm.park.site.replace("partition: gpu", "partition: nowhere") };
-    Lab::new(&park, LONG_CELL).run("submit").expect(1).says("sbatch refused the job").says("invalid partition");
+    Lab::new(&park, &long_cell()).run("submit").expect(1).says("sbatch refused the job").says("invalid partition");
 }
 
 #[test]
 fn the_controller_is_restarted() {
     let Some(slurm) = Slurm::wanted() else { return };
-    let lab = Lab::new(&slurm.park, LONG_CELL);
+    let lab = Lab::new(&slurm.park, &long_cell());
     slurm.in_the_middle(&lab);
     let pid_file = slurm.state.join("run/slurmctld.pid");
     let pid: i32 = std::fs::read_to_string(&pid_file).unwrap().trim().parse().unwrap();

@@ -9,10 +9,9 @@ use std::collections::BTreeMap;
 use std::error::Error;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use clap::Args;
-use servelab_sim::predict::{CalibrationPoint, Fit, fit_calibration, predict_cell};
+use servelab_sim::predict::{CalibrationPoint, Fit, fit_calibration, in_parallel, predict_cell};
 
 use rows::{Row, Rows};
 use scores::{Pair, print_table};
@@ -184,29 +183,4 @@ fn three_points(members: &[&Pair<'_>]) -> Vec<usize> {
     let mut chosen: Vec<usize> = [n / 6, n / 2, (5 * n) / 6].iter().filter_map(|at| order.get(*at).copied()).collect();
     chosen.dedup();
     chosen
-}
-
-/// Runs `job` for every index on all cores; results in order.
-fn in_parallel<T: Send>(n: usize, job: impl Fn(usize) -> Option<T> + Sync) -> Vec<Option<T>> {
-    let next = AtomicUsize::new(0);
-    let threads = std::thread::available_parallelism().map_or(1, usize::from);
-    let mut parts: Vec<(usize, Option<T>)> = std::thread::scope(|scope| {
-        let workers: Vec<_> = (0..threads)
-            .map(|_| {
-                scope.spawn(|| {
-                    let mut mine = Vec::new();
-                    loop {
-                        let index = next.fetch_add(1, Ordering::Relaxed);
-                        if index >= n {
-                            return mine;
-                        }
-                        mine.push((index, job(index)));
-                    }
-                })
-            })
-            .collect();
-        workers.into_iter().filter_map(|worker| worker.join().ok()).flatten().collect()
-    });
-    parts.sort_by_key(|(index, _)| *index);
-    parts.into_iter().map(|(_, result)| result).collect()
 }

@@ -9,7 +9,9 @@ use std::path::Path;
 
 use servelab_core::ids::JobId;
 
-use super::{Caller, FoundJob, JobReport, QueryError, Reply, Scheduler, SchedulerId, SubmitError, complaint};
+use super::{
+    Caller, FoundJob, JobReport, QueryError, Reply, Scheduler, SchedulerId, SubmitError, complaint, hand_over,
+};
 
 /// The variable of a job that holds its UUID.
 pub const JOB_VARIABLE: &str = "SERVELAB_JOB";
@@ -74,29 +76,13 @@ impl Scheduler for Pbs {
     }
 
     fn submit(&self, script: &Path) -> Result<SchedulerId, SubmitError> {
-        const PROGRAM: &str = "qsub";
         let mut args: Vec<OsString> = Vec::new();
         if let Some(variables) = self.variables(script) {
             args.extend(["-v".into(), variables.into()]);
         }
         args.push(script.into());
-        let reply = match self.caller.call(PROGRAM, &args) {
-            Ok(reply) => reply,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                return Err(SubmitError::NotHere { program: PROGRAM });
-            }
-            Err(error) => return Err(SubmitError::Unanswered { program: PROGRAM, text: error.to_string() }),
-        };
-        let text = complaint(&reply);
-        if reply.status != 0 {
-            return Err(if NO_ANSWER.iter().any(|words| text.contains(words)) || reply.status > 200 {
-                SubmitError::Unanswered { program: PROGRAM, text }
-            } else {
-                SubmitError::Refused { program: PROGRAM, text }
-            });
-        }
-        let id = reply.stdout.lines().rev().find_map(SchedulerId::parse);
-        id.ok_or(SubmitError::Unanswered { program: PROGRAM, text })
+        let id = |stdout: &str| stdout.lines().rev().find_map(SchedulerId::parse);
+        hand_over(&self.caller, "qsub", &args, &NO_ANSWER, 200, id)
     }
 
     fn find(&self, jobs: &[JobId]) -> Result<BTreeMap<JobId, FoundJob>, QueryError> {

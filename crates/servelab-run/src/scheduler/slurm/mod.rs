@@ -8,7 +8,9 @@ use std::path::Path;
 
 use servelab_core::ids::JobId;
 
-use super::{Caller, FoundJob, JobReport, QueryError, Reply, Scheduler, SchedulerId, SubmitError, complaint};
+use super::{
+    Caller, FoundJob, JobReport, QueryError, Reply, Scheduler, SchedulerId, SubmitError, complaint, hand_over,
+};
 
 /// In front of the UUID in a job's comment.
 pub const COMMENT_PREFIX: &str = "servelab:";
@@ -70,23 +72,8 @@ impl Scheduler for Slurm {
     }
 
     fn submit(&self, script: &Path) -> Result<SchedulerId, SubmitError> {
-        const PROGRAM: &str = "sbatch";
-        let reply = match self.caller.call(PROGRAM, &["--parsable".as_ref(), script.as_os_str()]) {
-            Ok(reply) => reply,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                return Err(SubmitError::NotHere { program: PROGRAM });
-            }
-            Err(error) => return Err(SubmitError::Unanswered { program: PROGRAM, text: error.to_string() }),
-        };
-        let text = complaint(&reply);
-        if reply.status != 0 {
-            return Err(if NO_ANSWER.iter().any(|words| text.contains(words)) || reply.status > 128 {
-                SubmitError::Unanswered { program: PROGRAM, text }
-            } else {
-                SubmitError::Refused { program: PROGRAM, text }
-            });
-        }
-        parse::sbatch_answer(&reply.stdout).ok_or(SubmitError::Unanswered { program: PROGRAM, text })
+        let args = ["--parsable".into(), script.into()];
+        hand_over(&self.caller, "sbatch", &args, &NO_ANSWER, 128, parse::sbatch_answer)
     }
 
     fn find(&self, jobs: &[JobId]) -> Result<BTreeMap<JobId, FoundJob>, QueryError> {
