@@ -88,8 +88,10 @@ pub(crate) fn sim_server(root: &Path, args: &SimServerArgs) -> Result<(), Box<dy
         let asked_itl_ms = 1e3 * f64::from(args.streams) / rate;
         // Every stream is answered twice in the window.
         let output_tokens = (f64::from(args.seconds) * 1e3 / asked_itl_ms / 2.0).ceil() as u32;
-        let slow = asked_itl_ms / base_ms;
-        let row = measure(&servelab, args, folder.path(), slow, args.seconds, *rate, output_tokens)?;
+        // A step takes longer when contexts have grown: the first run says by how much.
+        let guess = asked_itl_ms / base_ms;
+        let run = |slow: f64| measure(&servelab, args, folder.path(), slow, args.seconds, *rate, output_tokens);
+        let row = run(guess * asked_itl_ms / run(guess)?.itl_p50_ms)?;
         println!(
             "| {:.0} | {:.0} | {:.0} | {:.2} ({:.2}) | {:.2} | {:.0} % | {:.1} | {} |",
             row.asked,
@@ -133,7 +135,7 @@ fn measure(
         .args(["-c", &args.client_core.to_string()])
         .arg(servelab)
         .args(["bench", "--url", &server.url, "--model", "sim", "--endpoint", "completions", "--ignore-eos", "--json"])
-        .args(["--concurrency", &args.streams.to_string(), "--duration", &seconds.to_string(), "--start", "burst"])
+        .args(["--concurrency", &args.streams.to_string(), "--duration", &seconds.to_string()])
         .args(["--input-tokens", "16", "--output-tokens", &output_tokens.to_string()])
         .args(["--events", "--out"])
         .arg(&out)
@@ -145,8 +147,8 @@ fn measure(
     let events = read_events(&out.join("events.parquet"))?;
     let first = events.iter().map(|event| event.t_ns).min().unwrap_or(0);
     let last = events.iter().map(|event| event.t_ns).max().unwrap_or(0);
-    // The ramps at both ends are left out.
-    let margin = (last - first) / 5;
+    // The ramps at both ends are left out: streams begin and end over the length of an answer, a quarter of the whole.
+    let margin = (last - first) / 3;
     let inside: Vec<i64> = events
         .iter()
         .filter(|event| (first + margin..last - margin).contains(&event.t_ns))
@@ -184,6 +186,8 @@ fn start(servelab: &Path, args: &SimServerArgs, slow: f64) -> Result<Server, Box
         .arg(servelab)
         .args(["sim", "--listen", "127.0.0.1:0", "--model", "sim", "--gpu", "sim", "--max-model-len", "8192"])
         .args(["--max-num-seqs", &args.streams.to_string(), "--max-num-batched-tokens", "65536"])
+        // Every stream has its blocks at once: a preemption would be the simulated engine's limit, not the server's.
+        .args(["--num-gpu-blocks-override", &(u64::from(args.streams) * 8192 / 16 + 1).to_string()])
         .args(["--fail", &format!("slow:{slow}")])
         .stdout(Stdio::null())
         .stderr(Stdio::piped())
