@@ -8,12 +8,13 @@ use servelab_core::trace::{Place, TraceReport};
 use servelab_trace::{Taxonomy, input, load};
 
 fn report(names: &[&str]) -> Option<TraceReport> {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/samples/traces/kineto");
-    if !folder.is_dir() {
-        eprintln!("skipped: no sample traces beside the checkout ({})", folder.display());
+    let places = ["tests/data/samples/kineto", "../../../shared/samples/traces/kineto"]
+        .map(|place| Path::new(env!("CARGO_MANIFEST_DIR")).join(place));
+    let found = |name: &&str| places.iter().map(|place| place.join(name)).find(|path| path.is_file());
+    let Some(paths) = names.iter().map(found).collect::<Option<Vec<PathBuf>>>() else {
+        eprintln!("skipped: {names:?} does not lie beside the checkout (../shared/samples/traces/kineto)");
         return None;
-    }
-    let paths: Vec<PathBuf> = names.iter().map(|name| folder.join(name)).collect();
+    };
     let inputs = input::discover(&paths).unwrap();
     Some(load::measure(&inputs, &Taxonomy::builtin().unwrap(), 2).unwrap())
 }

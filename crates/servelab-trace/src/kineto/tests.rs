@@ -148,18 +148,24 @@ impl std::io::Read for Pieces<'_> {
 
 /// Sample traces beside the checkout and own ones; empty, and said so, when there are none.
 pub(crate) fn samples() -> Vec<PathBuf> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let mut found = Vec::new();
-    for folder in ["../shared/samples/traces/kineto", "../shared/samples/traces/et"] {
+    for folder in ["tests/data/samples", "../../../shared/samples/traces"]
+        .into_iter()
+        .flat_map(|place| ["kineto", "et"].map(|kind| format!("{place}/{kind}")))
+    {
         let Ok(entries) = fs::read_dir(root.join(folder)) else { continue };
         found.extend(entries.map(|entry| entry.unwrap().path()).filter(|path| {
             let name = path.to_string_lossy();
             name.ends_with(".json.gz") && !name.contains("_et")
         }));
     }
-    if found.is_empty() {
-        eprintln!("skipped: no sample traces beside the checkout (../shared/samples/traces)");
+    if !root.join("../../../shared/samples/traces").is_dir() {
+        eprintln!("skipped: sample traces beside the checkout (../shared/samples/traces); only our own are read");
     }
+    // The same file in both places is read once.
+    let mut seen = std::collections::HashSet::new();
+    found.retain(|path| seen.insert(path.file_name().map(std::ffi::OsStr::to_owned)));
     found.sort();
     found
 }

@@ -89,13 +89,9 @@ impl Fixture {
 
 /// A file of the samples that are not in the repository; prints why when it is absent.
 pub(crate) fn sample(name: &str) -> Option<PathBuf> {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/samples/traces").join(name);
-    let path = if path.exists() {
-        path
-    } else {
-        Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/samples/traces").join(name)
-    };
-    if path.exists() {
+    let places = ["tests/data/samples", "../../../shared/samples/traces", "../../shared/samples/traces"];
+    let found = places.map(|place| Path::new(env!("CARGO_MANIFEST_DIR")).join(place).join(name));
+    if let Some(path) = found.into_iter().find(|path| path.exists()) {
         return Some(path);
     }
     println!("skipped: the sample {name} is not beside this checkout");
