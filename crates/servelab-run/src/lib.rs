@@ -27,6 +27,7 @@ pub mod ready;
 mod recorder;
 mod records;
 mod resume;
+pub mod router;
 mod run;
 mod schedule;
 pub mod scheduler;

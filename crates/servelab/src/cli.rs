@@ -59,6 +59,8 @@ pub(crate) enum Command {
     Calibrate(commands::calibrate::CalibrateArgs),
     /// Serve a simulated vLLM over HTTP
     Sim(commands::sim::SimArgs),
+    /// Route requests to replicas, or to prefill and decode servers with the hand-over between them
+    Router(commands::router::RouterArgs),
     /// Run one rank of a server that spans nodes
     #[command(hide = true)]
     Rank(commands::rank::RankArgs),
@@ -202,6 +204,7 @@ fn dispatch(command: Command, ui: Ui) -> Result<ExitCode, CommandError> {
         Command::Predict(args) => commands::predict::predict(&args, ui),
         Command::Calibrate(args) => commands::calibrate::calibrate(&args, ui),
         Command::Sim(args) => commands::sim::sim(args, ui),
+        Command::Router(args) => commands::router::router(args, ui),
         Command::Rank(args) => commands::rank::rank(args, ui),
         Command::Trace(args) => commands::trace::trace(&args, ui),
         Command::Doctor(args) => commands::doctor::doctor(&args, ui),

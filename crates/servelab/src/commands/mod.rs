@@ -17,6 +17,7 @@ pub(crate) mod predict;
 pub(crate) mod progress;
 pub(crate) mod rank;
 pub(crate) mod report;
+pub(crate) mod router;
 pub(crate) mod run;
 pub(crate) mod schema;
 pub(crate) mod select;

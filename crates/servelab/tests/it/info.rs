@@ -7,7 +7,7 @@ use servelab_testkit::{servelab_snapshot, text};
 use super::place;
 
 /// Every command that there is. A new one is a deliberate change here and in the contract.
-const COMMANDS: [&str; 22] = [
+const COMMANDS: [&str; 23] = [
     "init",
     "plan",
     "dataset",
@@ -24,6 +24,7 @@ const COMMANDS: [&str; 22] = [
     "predict",
     "calibrate",
     "sim",
+    "router",
     "trace",
     "doctor",
     "explain",

@@ -21,6 +21,7 @@ mod real_slurm;
 mod real_vllm;
 mod real_vllm_bench;
 mod report;
+mod router;
 mod run;
 mod schema;
 mod scripts;
