@@ -40,17 +40,13 @@ enum After {
 }
 
 pub(super) fn connection(shared: &Shared, mut stream: TcpStream) {
-    let is_ready = stream.set_nonblocking(false).is_ok() && stream.set_nodelay(true).is_ok();
+    if stream.set_nonblocking(false).is_err() || stream.set_nodelay(true).is_err() {
+        return;
+    }
     let mut reader = RequestReader::default();
-    while is_ready {
-        match next_request(shared, &mut stream, &mut reader) {
-            Ok(Some(request)) => {
-                let after = route(shared, &request, &mut stream);
-                if after == After::Close || !request.is_keep_alive {
-                    return;
-                }
-            }
-            Ok(None) | Err(_) => return,
+    while let Ok(Some(request)) = next_request(shared, &mut stream, &mut reader) {
+        if route(shared, &request, &mut stream) == After::Close || !request.is_keep_alive {
+            return;
         }
     }
 }
