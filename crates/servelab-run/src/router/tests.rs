@@ -266,7 +266,8 @@ fn a_client_that_leaves_frees_the_server() {
     let holding = scripted(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n1\r\nx\r\n", true);
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("legs.jsonl");
-    let (_router, url) = start(&RouterOptions { legs: Some(path.clone()), ..options(&[holding.url.clone()], &[]) });
+    let (_router, url) =
+        start(&RouterOptions { legs: Some(path.clone()), ..options(std::slice::from_ref(&holding.url), &[]) });
     let mut client = TcpStream::connect(url.strip_prefix("http://").unwrap()).unwrap();
     client.write_all(b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n{}").unwrap();
     let mut first = [0; 1];
