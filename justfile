@@ -34,6 +34,10 @@ bench-load *ARGS:
 times:
     scripts/build-times.sh
 
+# one binary for clusters: any x86-64 Linux with glibc 2.28 or newer (target/portable/servelab)
+portable:
+    scripts/portable.sh
+
 # regenerate the pages that come from tables in the code, then the book where mdBook is installed
 docs:
     cargo xtask docs

@@ -4,7 +4,7 @@
 use std::path::PathBuf;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use serde::Serialize;
 use serde_json::Value;
@@ -72,7 +72,17 @@ pub fn take_job(root: &Root, job: &JobId) -> Result<Result<(), String>, StoreErr
         let age_s = ages.into_iter().flatten().min().unwrap_or(0);
         servelab_store::is_gone(owner, age_s, &Liveness { grace_s: BEATING_S, ..Liveness::local(unix_ns()) })
     };
-    match Right::take(&path, &me, &is_over)? {
+    let deadline = Instant::now() + Duration::from_secs(2 * BEATING_S);
+    let taken = loop {
+        let taken = Right::take(&path, &me, &is_over)?;
+        // A scheduler starts a job again when the former start is over for it. On another node we see only its heart,
+        // which takes its time to be known silent.
+        if taken.is_ok() || !is_started_again() || Instant::now() >= deadline {
+            break taken;
+        }
+        thread::sleep(Duration::from_secs(1));
+    };
+    match taken {
         Ok(_) => {
             keep_earlier_exit(&folder);
             // The scheduler's own name of the node is what it can be told to keep away from.
@@ -82,6 +92,11 @@ pub fn take_job(root: &Root, job: &JobId) -> Result<Result<(), String>, StoreErr
         }
         Err(owner) => Ok(Err(owner.map_or_else(|| "somebody else".to_owned(), |owner| owner.describe()))),
     }
+}
+
+/// This is not the scheduler's first start of the job.
+fn is_started_again() -> bool {
+    std::env::var("SLURM_RESTART_COUNT").is_ok_and(|count| count.trim().parse::<u32>().is_ok_and(|count| count > 0))
 }
 
 /// The scheduler's id of the allocation that this process runs in.
@@ -212,8 +227,6 @@ impl Heart {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Instant;
-
     use serde_json::json;
 
     use super::*;

@@ -13,6 +13,7 @@ mod estimate;
 mod exclusive;
 #[cfg(test)]
 mod fixtures;
+pub mod glibc;
 mod job;
 pub mod jobs;
 pub mod launch;

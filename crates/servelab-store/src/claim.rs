@@ -5,7 +5,7 @@
 //! When a claim is stale:
 //! * same host, same boot, same PID namespace: /proc answers exactly (PID and start time), so a killed run can be resumed
 //!   at once; nothing else is asked;
-//! * its job is known to be running: never;
+//! * its job is known to be running: never; the asker itself runs that job now (requeued, on another node): at once;
 //! * otherwise (rebooted, other host, other container): when the heartbeat is older than the grace period. Another host
 //!   whose job state is unknown cannot be shown to be gone; the grace period is all there is, so keep it generous.
 
@@ -77,6 +77,8 @@ pub enum JobLife {
     Running,
     /// It is over.
     Gone,
+    /// Whoever asks runs this very job now: an earlier start of it can hold nothing any more.
+    TakenOver,
     /// Nobody knows.
     Unknown,
 }
@@ -249,6 +251,7 @@ fn is_stale(info: Option<&ClaimInfo>, heartbeat_age_s: u64, liveness: &Liveness<
     }
     match info.job.as_ref().map(liveness.job_life) {
         Some(JobLife::Running) => false,
+        Some(JobLife::TakenOver) => true,
         Some(JobLife::Gone | JobLife::Unknown) | None => is_old,
     }
 }
@@ -401,6 +404,7 @@ mod tests {
         elsewhere.host = "another-node".into();
         check(&elsewhere, 10, JobLife::Gone, false);
         check(&elsewhere, 301, JobLife::Gone, true);
+        check(&elsewhere, 0, JobLife::TakenOver, true);
         check(&elsewhere, 301, JobLife::Unknown, true);
         check(&elsewhere, 99_999, JobLife::Running, false);
         let mut rebooted = ClaimInfo::of_this_process(None, NOW);

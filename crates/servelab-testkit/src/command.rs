@@ -15,7 +15,7 @@ use crate::wait::{Deadline, poll};
 use crate::{Place, Signal};
 
 /// Longest that any one command of the tests may take.
-const LIMIT_S: u64 = 120;
+const LIMIT_S: u64 = 300;
 
 /// A command line in the making.
 #[derive(Debug)]

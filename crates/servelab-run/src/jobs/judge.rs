@@ -155,6 +155,15 @@ fn ended(job: &KnownJob, state: &str, cause: Option<&str>, error: Option<String>
     match state {
         "finished" => JobView::new(JobState::Finished, None),
         "interrupted" => {
+            // Put back into the queue: that record is of an earlier start, and another one comes or came.
+            if let Some(report) = job.last_report().filter(|_| job.is_requeued())
+                && !report.phase.is_over()
+            {
+                let reason =
+                    report.reason.clone().map_or_else(|| "requeued".to_owned(), |why| format!("requeued: {why}"));
+                let never_runs = report.never_runs;
+                return JobView { state: of_phase(report.phase), reason: Some(reason), never_runs };
+            }
             let by_scheduler = job.last_report().map(|report| of_phase(report.phase));
             let state = match (by_scheduler, cause) {
                 (Some(state @ (JobState::Cancelled | JobState::Preempted | JobState::NodeFailed)), _) => state,

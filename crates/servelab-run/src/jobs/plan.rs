@@ -14,6 +14,7 @@ use servelab_core::site::{Scheduler, Site};
 use servelab_store::{Liveness, Root, StoreError, write_atomic, write_json};
 
 use super::{INTENT_SCHEMA, Intent, JobState, KnownJob, judge};
+use crate::glibc::Glibc;
 use crate::job::{job_life, unix_ns};
 use crate::launch::{Engine, role_to_start};
 use crate::observe::SkippedCell;
@@ -209,6 +210,8 @@ pub struct Preparation<'a> {
     pub walltime_s: u64,
     /// The command line of a job's run.
     pub command: &'a dyn Fn(&JobId) -> Vec<String>,
+    /// The C library that its program needs, where that is known.
+    pub glibc: Option<Glibc>,
 }
 
 /// Writes scripts, intents and `launch_all.sh`. A job that was prepared before and never submitted keeps its UUID.
@@ -244,6 +247,7 @@ pub fn prepare(preparation: &Preparation<'_>, requests: &[JobRequest]) -> Result
             intent: &intent_path,
             command: &command,
             avoid: &avoid,
+            glibc: preparation.glibc,
         };
         let text = job_script(&script)?;
         let file = format!("run_{name}_head.{}", extension(preparation.site.scheduler));

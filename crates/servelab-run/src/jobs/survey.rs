@@ -9,7 +9,7 @@ use servelab_core::ids::JobId;
 use servelab_store::{JsonLines, Root, StoreError, read_json, read_json_lines};
 
 use super::{Entry, Intent, JobEvent};
-use crate::scheduler::{JobReport, SchedulerId};
+use crate::scheduler::{JobPhase, JobReport, SchedulerId};
 
 /// How a job ended by its own record.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -71,6 +71,16 @@ impl KnownJob {
             }
         }
         None
+    }
+
+    /// The scheduler had it in the queue after it had started: an operator or a failed node put it back. Told by the order
+    /// of the journal, because the clocks of two machines tell nothing.
+    pub fn is_requeued(&self) -> bool {
+        let started = self.journal.iter().rposition(|entry| matches!(entry.event, JobEvent::Started { .. }));
+        let since = started.and_then(|at| self.journal.get(at..)).unwrap_or_default();
+        since
+            .iter()
+            .any(|entry| matches!(&entry.event, JobEvent::Report { report } if report.phase == JobPhase::Pending))
     }
 
     /// Somebody asked for its cancellation through us.

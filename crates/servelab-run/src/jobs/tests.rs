@@ -98,7 +98,29 @@ fn three_witnesses() {
         (vec![submitted.clone(), JobEvent::CancelAsked], None, None, S::Submitted),
         (vec![submitted, JobEvent::CancelAsked, says(JobPhase::Failed)], None, None, S::Cancelled),
         (vec![JobEvent::CancelAsked], None, None, S::Cancelled),
-        (vec![started], None, Some(("failed", None)), S::Failed),
+        (vec![started.clone()], None, Some(("failed", None)), S::Failed),
+        // Requeued: the record is of the start before. What is left of it counts when the next start came to nothing.
+        (vec![started.clone(), says(JobPhase::Pending)], Some(1), Some(("interrupted", None)), S::Pending),
+        (
+            vec![started.clone(), says(JobPhase::Pending), says(JobPhase::Running)],
+            Some(9),
+            Some(("interrupted", None)),
+            S::Running,
+        ),
+        (
+            vec![started.clone(), says(JobPhase::Pending), says(JobPhase::Failed)],
+            None,
+            Some(("interrupted", None)),
+            S::Interrupted,
+        ),
+        (vec![started.clone(), says(JobPhase::Running)], None, Some(("interrupted", None)), S::Interrupted),
+        (
+            vec![says(JobPhase::Pending), started.clone(), says(JobPhase::Running)],
+            None,
+            Some(("interrupted", None)),
+            S::Interrupted,
+        ),
+        (vec![started, says(JobPhase::Pending)], None, Some(("finished", None)), S::Finished),
     ];
     for (events, age, exit, expected) in cases {
         assert_eq!(judge(&known(&events, age, exit)).state, expected, "{events:?} {age:?} {exit:?}");
@@ -240,6 +262,7 @@ impl Lab {
             known: &self.known(),
             walltime_s: 3600,
             command: &command,
+            glibc: None,
         };
         prepare(&preparation, &planned.now).unwrap()
     }

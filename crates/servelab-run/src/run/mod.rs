@@ -15,7 +15,7 @@ use servelab_core::ids::{CellId, JobId};
 use servelab_core::plan::{Load, Plan, PlannedCell, RolePlan};
 use servelab_core::state::CellState;
 use servelab_core::study::{Order, StopRule};
-use servelab_store::{AttemptDir, Claim, ClaimInfo, ClaimRequest, FailureReport, Liveness, Root};
+use servelab_store::{AttemptDir, Claim, ClaimInfo, ClaimRequest, FailureReport, JobLife, Liveness, Root};
 
 use crate::cell::{Bench, Measured, Subject};
 use crate::control::RunControl;
@@ -410,7 +410,11 @@ impl<'a> Run<'a> {
     fn claim<'c>(&mut self, start: &ServerStart<'c>) -> Result<Vec<Held<'c>>, RunError> {
         let root = self.input.root;
         let info = ClaimInfo::of_this_process(Some(self.job_id.clone()), unix_ns());
-        let life = |job: &JobId| job_life(root, job);
+        // A submitted job was taken (`take_job`) before its run began.
+        let life = |job: &JobId| match self.input.job {
+            Some(ours) if ours == job => JobLife::TakenOver,
+            _ => job_life(root, job),
+        };
         let liveness = Liveness { now_unix_ns: unix_ns(), grace_s: Liveness::DEFAULT_GRACE_S, job_life: &life };
         let mut queue = Vec::new();
         for cell in &start.cells {

@@ -14,6 +14,7 @@ use std::path::Path;
 use servelab_core::ids::{JobId, PointId};
 use servelab_core::site::{Container, ContainerRuntime, Scheduler, Site};
 
+use crate::glibc::Glibc;
 use crate::launch::quote;
 pub use launch_all::{Launch, launch_all};
 pub use safe::{ScriptError, file_name};
@@ -51,6 +52,8 @@ pub struct JobScript<'a> {
     pub command: &'a [String],
     /// Nodes to keep away from beside the site's: those that failed under an earlier job for the same cells.
     pub avoid: &'a [String],
+    /// The C library that the program needs, where it could be read from its file.
+    pub glibc: Option<Glibc>,
 }
 
 impl JobScript<'_> {
@@ -99,6 +102,9 @@ pub fn job_script(job: &JobScript<'_>) -> Result<String, ScriptError> {
         job.margin_s()
     );
     surroundings(&mut out, job.site);
+    if let Some(glibc) = job.glibc {
+        c_library(&mut out, job, glibc);
+    }
     scratch(&mut out, job);
     run(&mut out, job);
     Ok(out)
@@ -122,6 +128,7 @@ pub fn check(site: &Site, logs: &Path) -> Result<(), ScriptError> {
         intent: Path::new("/jobs/uuid/intent.json"),
         command: &[],
         avoid: &[],
+        glibc: None,
     })
     .map(|_| ())
 }
@@ -196,6 +203,30 @@ fn scratch(out: &mut String, job: &JobScript<'_>) {
         "export TMPDIR={}-$$\nmkdir -p \"$TMPDIR\" || exit 1\n\
          export TRITON_CACHE_DIR=\"$TMPDIR/triton\" VLLM_CACHE_ROOT=\"$TMPDIR/vllm\"\n",
         quote(&format!("{base}/sl-{short}"))
+    );
+}
+
+/// On a node whose C library is too old the program cannot even say so: the script does, in the job's own record, unless a
+/// run has left one.
+fn c_library(out: &mut String, job: &JobScript<'_>, needed: Glibc) {
+    let inside = job.site.container.as_ref().map(|container| format!("{} ", in_container(container, job)));
+    let folder = job.intent.parent().unwrap_or(Path::new("."));
+    let file = |name: &str| quote(&folder.join(name).to_string_lossy());
+    let _ = write!(
+        out,
+        "\n# --- the program was linked for glibc {needed}\n\
+         glibc=$({}getconf GNU_LIBC_VERSION 2>/dev/null | cut -d ' ' -f 2)\n\
+         if [ -n \"$glibc\" ] && [ \"$(printf '%s\\n' {needed} \"$glibc\" | sort -V | head -n 1)\" != {needed} ]; then\n    \
+         why=\"$(hostname) has glibc $glibc and servelab was linked for {needed}: submit with a portable build (--node-program)\"\n    \
+         echo \"preflight bad: $why\" >&2\n    \
+         [ -e {} ] || {{ printf '{{\"schema\":1,\"state\":\"failed\",\"t_unix_ns\":%s,\"detail\":{{\"error\":\"%s\"}}}}\\n' \"$(date +%s%N)\" \"$why\" \\\n        \
+         >{}.$$ && mv {}.$$ {}; }}\n    \
+         exit 1\nfi\n",
+        inside.unwrap_or_default(),
+        file("run.json"),
+        file("exit.json"),
+        file("exit.json"),
+        file("exit.json"),
     );
 }
 

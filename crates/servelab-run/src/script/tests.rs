@@ -39,6 +39,7 @@ fn script(site: &Site, label: &str) -> Result<String, ScriptError> {
         intent: &PathBuf::from(format!("/scratch/out/jobs/{UUID}/intent.json")),
         command: &command,
         avoid: &[],
+        glibc: Glibc::parse("2.28"),
     })
 }
 
@@ -153,6 +154,48 @@ fn all_scripts_in_one() {
     let text = launch_all("s", Scheduler::Slurm, &[launch]);
     is_bash(&text);
     assert!(text.ends_with("\nsbatch run_1A_head.pbs\n"), "{text}");
+}
+
+/// A node whose C library is too old tells it in the job's record; any other node goes on to the program.
+#[test]
+fn an_old_c_library_is_told() {
+    for (needed, is_old) in [("99.0", true), ("2.0", false)] {
+        let folder = tempfile::tempdir().unwrap();
+        let command = vec!["touch".to_owned(), folder.path().join("ran").to_string_lossy().into_owned()];
+        let park = site(&format!("scheduler: local\nscratch: {}\n", folder.path().display()));
+        let text = job_script(&JobScript {
+            job: &JobId::new(UUID),
+            study: "s",
+            label: "a",
+            name: "a",
+            point: &PointId::new("p"),
+            block: 0,
+            n_cells: 1,
+            nodes: 1,
+            gpus_per_node: 1,
+            walltime_s: 600,
+            site: &park,
+            logs: folder.path(),
+            intent: &folder.path().join("intent.json"),
+            command: &command,
+            avoid: &[],
+            glibc: Glibc::parse(needed),
+        })
+        .unwrap();
+        is_bash(&text);
+        let out = Command::new("bash").arg("-c").arg(&text).output().unwrap();
+        let says = String::from_utf8_lossy(&out.stderr);
+        assert_eq!(out.status.code(), Some(i32::from(is_old)), "{says}\n{text}");
+        assert_eq!(folder.path().join("ran").exists(), !is_old, "{text}");
+        let exit = std::fs::read_to_string(folder.path().join("exit.json")).ok();
+        assert_eq!(exit.is_some(), is_old);
+        if let Some(exit) = exit {
+            let exit: serde_json::Value = serde_json::from_str(&exit).unwrap();
+            let error = exit.pointer("/detail/error").and_then(serde_json::Value::as_str).unwrap();
+            assert!(error.contains("has glibc") && error.contains("99.0") && says.contains(error), "{error} {says}");
+            assert!(exit.get("t_unix_ns").unwrap().as_i64().is_some());
+        }
+    }
 }
 
 proptest! {

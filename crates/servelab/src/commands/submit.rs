@@ -12,6 +12,7 @@ use serde::Serialize;
 use servelab_core::ids::JobId;
 use servelab_core::plan::Plan;
 use servelab_core::site::Scheduler as SchedulerKind;
+use servelab_run::glibc::{self, Glibc};
 use servelab_run::jobs::{
     Budget, JobPlanError, JobState, KnownJob, LeftOut, PlanJobs, Planned, Preparation, PreparedJob, SubmitOutcome,
     judge, plan_jobs, prepare, refresh, settle, survey,
@@ -201,6 +202,7 @@ impl Submission<'_> {
             known,
             walltime_s: self.walltime_s,
             command: &command,
+            glibc: self.snapshot.glibc,
         };
         prepare(&preparation, &planned.now).map_err(|error| match error {
             JobPlanError::Store(error) => error.into(),
@@ -342,7 +344,13 @@ impl Submission<'_> {
                 ))
                 .hint("`servelab cancel` takes them back; then change the site file or the study"));
             }
-            if !sleep_unless(pause, &control) {
+            // The scheduler is asked seldom; a job's own record is a look at a file.
+            let ends: Vec<PathBuf> = active
+                .iter()
+                .filter(|(job, _)| job.exit.is_none())
+                .filter_map(|(job, _)| Some(self.root.job_dir(job.id()).ok()?.join("exit.json")))
+                .collect();
+            if !pause_until(pause, &control, &|| ends.iter().any(|end| end.exists())) {
                 self.ui.always(
                     "stopped waiting; the jobs go on. `servelab status` shows them, the same command waits again",
                 );
@@ -422,12 +430,21 @@ fn progress_line(states: &[JobState]) -> String {
     if counts.is_empty() { "no jobs".to_owned() } else { format!("jobs: {}", counts.join(", ")) }
 }
 
-/// False when the wait was broken off.
-fn sleep_unless(pause: Duration, control: &RunControl) -> bool {
+/// Waits, at most until something happens. False when the wait was broken off.
+fn pause_until(pause: Duration, control: &RunControl, happened: &dyn Fn() -> bool) -> bool {
+    /// Between two looks at a file system that may be far away.
+    const LOOK: Duration = Duration::from_secs(2);
     let deadline = Instant::now() + pause;
+    let mut look = Instant::now() + LOOK;
     while Instant::now() < deadline {
         if control.is_stopping() {
             return false;
+        }
+        if Instant::now() >= look {
+            if happened() {
+                break;
+            }
+            look = Instant::now() + LOOK;
         }
         std::thread::sleep(Duration::from_millis(100).min(deadline.saturating_duration_since(Instant::now())));
     }
@@ -487,6 +504,8 @@ struct Snapshot {
     site: PathBuf,
     folder: PathBuf,
     program: PathBuf,
+    /// What the program needs on the nodes.
+    glibc: Option<Glibc>,
 }
 
 impl Snapshot {
@@ -496,15 +515,17 @@ impl Snapshot {
         let both = serde_json::json!([study, site]).to_string();
         let hash = servelab_core::identity::sha256_hex(both.as_bytes());
         let folder = root.study_dir(&input.study.study)?.join("submitted").join(hash.get(..12).unwrap_or_default());
+        let program = match &args.program {
+            Some(path) => absolute(path)?,
+            None => std::env::current_exe()
+                .map_err(|error| CommandError::failed(format!("cannot find this program's own file: {error}")))?,
+        };
         let snapshot = Self {
             study: folder.join("study.yaml"),
             site: folder.join("site.yaml"),
             folder: absolute(&input.folder)?,
-            program: match &args.program {
-                Some(path) => absolute(path)?,
-                None => std::env::current_exe()
-                    .map_err(|error| CommandError::failed(format!("cannot find this program's own file: {error}")))?,
-            },
+            glibc: glibc::needed(&program),
+            program,
         };
         if !snapshot.site.exists() {
             write_json(&snapshot.study, &study)?;

@@ -65,15 +65,15 @@ impl<'a> Lab<'a> {
 
     /// Polls until the jobs satisfy a condition.
     pub(super) fn until(&self, what: &str, is_so: impl Fn(&[String]) -> bool) {
-        let mut last = Vec::new();
         let deadline = Deadline::in_s(PATIENCE_S);
         loop {
-            last.clear();
-            last.extend(self.jobs());
-            if is_so(&last) {
+            let jobs = self.jobs();
+            if is_so(&jobs) {
                 return;
             }
-            assert!(!deadline.has_passed(), "waited in vain for {what}; jobs: {last:?}");
+            assert!(!deadline.has_passed(), "waited in vain for {what}; jobs: {jobs:?}\n{}", self.logs());
+            // Each look costs two programs; others work here as well.
+            std::thread::sleep(std::time::Duration::from_millis(250));
         }
     }
 

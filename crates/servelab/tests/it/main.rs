@@ -14,6 +14,7 @@ mod info;
 mod init;
 mod limits;
 mod plan;
+mod portable;
 mod predict;
 mod real_chromium;
 mod real_predict;

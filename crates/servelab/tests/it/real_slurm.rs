@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::Command;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use servelab_testkit::{Deadline, Signal, at, brisk, marked_processes, one_cell, poll, send, text};
 
@@ -17,17 +17,31 @@ fn long_cell() -> String {
     one_cell("long", 8)
 }
 
+/// Faults of the park are everybody's: such a test has it alone, the others share it.
+enum InThePark {
+    Shared { _guard: RwLockReadGuard<'static, ()> },
+    Alone { _guard: RwLockWriteGuard<'static, ()> },
+}
+
 struct Slurm {
     park: Park,
     state: PathBuf,
-    /// Faults of the park are everybody's: one test at a time.
-    _alone: MutexGuard<'static, ()>,
+    _place: InThePark,
 }
 
 impl Slurm {
     /// `None` when this test was not asked for; asked for and not there is a failure.
     fn wanted() -> Option<Self> {
-        static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+        Self::take(|park| InThePark::Shared { _guard: park.read().unwrap_or_else(PoisonError::into_inner) })
+    }
+
+    /// For a test that breaks something of the park itself.
+    fn alone() -> Option<Self> {
+        Self::take(|park| InThePark::Alone { _guard: park.write().unwrap_or_else(PoisonError::into_inner) })
+    }
+
+    fn take(enter: fn(&'static RwLock<()>) -> InThePark) -> Option<Self> {
+        static PARK: RwLock<()> = RwLock::new(());
         let wanted = std::env::var("SERVELAB_REAL").unwrap_or_default();
         if !wanted.split(',').any(|part| part.trim() == "slurm") {
             // Past libtest's capture: that something was left out must be seen when everything passes.
@@ -35,18 +49,19 @@ impl Slurm {
                 b"left out: real_slurm, which needs a Slurm (Debian: slurmctld slurmd slurm-client \
                   slurm-wlm-basic-plugins munge). Run it with\n  \
                   scripts/slurm/start-slurm.sh DIR\n  \
-                  SERVELAB_REAL=slurm SERVELAB_SLURM_DIR=DIR cargo test -p servelab --test it real_slurm -- --nocapture\n",
+                  SERVELAB_REAL=slurm SERVELAB_SLURM_DIR=DIR cargo test -p servelab --test it real_slurm -- --nocapture \
+                  --test-threads=4\n",
             );
             return None;
         }
-        let alone = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+        let place = enter(&PARK);
         let state = std::env::var("SERVELAB_SLURM_DIR");
         let state = PathBuf::from(state.unwrap_or_else(|_| panic!("SERVELAB_REAL=slurm needs SERVELAB_SLURM_DIR")));
         let conf = state.join("etc/slurm.conf");
         assert!(conf.is_file(), "there is no {}", conf.display());
         let site = std::fs::read_to_string(repository().join("examples/sites/slurm-test.yaml")).unwrap();
         let env = vec![("SLURM_CONF".to_owned(), conf.to_string_lossy().into_owned())];
-        Some(Self { park: Park { env, site }, state, _alone: alone })
+        Some(Self { park: Park { env, site }, state, _place: place })
     }
 
     /// Runs one of Slurm's clients.
@@ -145,7 +160,7 @@ fn a_run_that_is_killed_inside_its_job() {
 
 #[test]
 fn a_node_that_fails() {
-    let Some(slurm) = Slurm::wanted() else { return };
+    let Some(slurm) = Slurm::alone() else { return };
     let lab = Lab::new(&slurm.park, &long_cell());
     let id = slurm.in_the_middle(&lab);
     let node = slurm.call(&format!("squeue -h -j {id} -o %N"));
@@ -162,6 +177,10 @@ fn a_node_that_fails() {
     lab.place.wait_until_quiet();
 }
 
+fn unix_s() -> u64 {
+    std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs()
+}
+
 #[test]
 fn a_job_that_is_requeued() {
     let Some(slurm) = Slurm::wanted() else { return };
@@ -173,9 +192,15 @@ fn a_job_that_is_requeued() {
     poll("the job in the queue", Deadline::in_s(PATIENCE_S), || {
         (slurm.call(&format!("squeue -h -j {id} -o %T")) == "PENDING").then_some(())
     });
-    // Slurm takes the end of the first start for the end of the second when that begins too early.
     lab.place.wait_until_quiet();
-    // It would wait two minutes.
+    // It will go on by itself: nothing else is submitted for its cells.
+    lab.until("the job in the queue", |jobs| jobs == ["pending"]);
+    let again = lab.run("submit --json").expect(0).json();
+    assert_eq!(at(&again, "jobs").as_array().unwrap().len(), 0, "{again}");
+    // It would wait two minutes. A node takes no credential of a job that is as old as its end, in whole seconds
+    // (`Job credential revoked`): the next start belongs to a later second.
+    let requeued_s = unix_s();
+    poll("the next second", Deadline::in_s(10), || (unix_s() > requeued_s + 1).then_some(()));
     slurm.call(&format!("scontrol update JobId={id} StartTime=now"));
     lab.until("the end of the job", |jobs| jobs == ["finished"]);
     lab.all_measured_once(1);
@@ -225,7 +250,7 @@ fn a_dependency_that_fails_and_a_request_that_is_too_large() {
 
 #[test]
 fn the_controller_is_restarted() {
-    let Some(slurm) = Slurm::wanted() else { return };
+    let Some(slurm) = Slurm::alone() else { return };
     let lab = Lab::new(&slurm.park, &long_cell());
     slurm.in_the_middle(&lab);
     let pid_file = slurm.state.join("run/slurmctld.pid");
