@@ -6,13 +6,15 @@ mod drive;
 mod label;
 mod parallel;
 mod quantiles;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
 pub use calibrate::{CalibrationPoint, Fit, fit_calibration, predict_calibrated};
-pub use drive::predict_cell;
+pub use drive::{PrefillServers, predict_cell, predict_fleet};
 pub use label::label;
 pub use parallel::in_parallel;
 pub use quantiles::Quantiles;
@@ -135,4 +137,6 @@ pub struct Prediction {
     pub limits: LimitsTouched,
     /// Length of the window, seconds of simulated time.
     pub window_s: f64,
+    /// Mean time of a transfer from a prefill to a decode server, waiting for links included; `None` where nothing is split.
+    pub transfer_mean_ms: Option<f64>,
 }

@@ -13,7 +13,7 @@ pub use kernels::{
 };
 pub use parameters::{
     AttentionParameters, Calibration, CollectiveFamily, CollectiveParameters, GemmParameters, HostParameters,
-    MoeParameters, Parameters, WeightFormat,
+    KvTransferParameters, MoeParameters, Parameters, WeightFormat,
 };
 pub use roofline::{RooflineStepTime, StepBreakdown};
 

@@ -202,8 +202,8 @@ fn the_log_shows_the_effective_configuration() {
     }
     let info = server.call("GET", "/server_info?config_format=json", "").json();
     assert_eq!(info["vllm_config"]["scheduler_config"]["max_num_seqs"], 8);
-    assert_eq!(info["servelab_sim"]["label"], "uncalibrated");
-    assert!(server.call("GET", "/health", "").head.contains("x-servelab-sim: uncalibrated; speedup=50"));
+    assert_eq!(info["servelab_sim"]["label"], "unvalidated");
+    assert!(server.call("GET", "/health", "").head.contains("x-servelab-sim: unvalidated; speedup=50"));
     assert_eq!(server.call("GET", "/version", "").json(), json!({"version": "0.32.0"}));
     assert_eq!(server.post("/tokenize", &json!({"prompt": "a b c"})).json()["count"], 3);
 }

@@ -9,8 +9,6 @@ use crate::flags::ServingFlags;
 /// Scheduler flags as given.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct SchedulingFlags {
-    /// `--async-scheduling` was asked for.
-    pub async_scheduling: bool,
     /// `--max-num-scheduled-tokens`; 0: not given.
     pub max_num_scheduled_tokens: u32,
     /// `--long-prefill-token-threshold-adaptive`.
@@ -35,7 +33,6 @@ impl SchedulingFlags {
     pub(super) fn of(flags: &ServingFlags) -> Self {
         let size = |name: &str| flags.integer(name).map(super::saturating_u32);
         Self {
-            async_scheduling: flags.switch("async_scheduling").unwrap_or(false),
             max_num_scheduled_tokens: size("max_num_scheduled_tokens").unwrap_or(0),
             long_prefill_adaptive: flags.switch("long_prefill_token_threshold_adaptive").unwrap_or(false),
             watermark: flags.number("watermark").filter(|share| share.is_finite()).unwrap_or(0.0).clamp(0.0, 1.0),
@@ -46,8 +43,11 @@ impl SchedulingFlags {
         }
     }
 
-    /// Removes from the list of ignored flags what is simulated after all.
+    /// Removes from the list of ignored flags what is simulated after all; adds what is simulated in part.
     pub(super) fn strike_out(&self, ignored: &mut Vec<String>) {
+        if self.speculation.as_ref().is_some_and(|spec| spec.layer_passes == 0 && spec.lookahead_tokens > 0) {
+            ignored.push("the time of the draft model, whose shape is not known".to_owned());
+        }
         ignored.retain(|name| {
             let simulated = SIMULATED.contains(&name.as_str()) || name.starts_with("pipeline_parallel_size");
             !(simulated || self.speculation.is_some() && name == "speculative_config")
@@ -78,12 +78,14 @@ fn speculation(config: &Value) -> Option<Speculation> {
     }
     let method = config.get("method").and_then(Value::as_str).unwrap_or("draft_model");
     let drafter_keeps_kv = !matches!(method, "ngram" | "ngram_gpu" | "suffix" | "medusa");
+    let is_head = matches!(method, "eagle" | "eagle3") || method.ends_with("mtp");
     Some(Speculation {
         draft_tokens,
         acceptance,
         lookahead_tokens: if drafter_keeps_kv { draft_tokens } else { 0 },
         draft_slots: 0,
-        drops_last_hit: matches!(method, "eagle" | "eagle3" | "mtp"),
+        layer_passes: if is_head { draft_tokens } else { 0 },
+        drops_last_hit: is_head,
     })
 }
 
@@ -105,6 +107,7 @@ mod tests {
             acceptance: vec![0.8, 0.5],
             lookahead_tokens: 2,
             draft_slots: 0,
+            layer_passes: 2,
             drops_last_hit: true,
         };
         assert_eq!(given, Some(expected));

@@ -26,6 +26,9 @@ pub struct Speculation {
     pub lookahead_tokens: u32,
     /// Rows of `max_num_batched_tokens` that the drafter takes per request.
     pub draft_slots: u32,
+    /// Layers of the model's own shape that a step's drafts pass, with the head each: one per draft for EAGLE and MTP, none
+    /// for n-gram. A draft model of its own is not known here: it counts as none, and predictions say so.
+    pub layer_passes: u32,
     /// Prefix hits lose their last block (EAGLE and MTP need the tokens before the first new one).
     pub drops_last_hit: bool,
 }
@@ -184,6 +187,8 @@ impl EngineConfig {
             block_size: config.block_size,
             num_blocks: config.num_gpu_blocks,
             pipeline_stages: config.pp,
+            context_ranks: config.dcp.max(1),
+            sliding_window: sliding_window(config),
             graphs: Graphs {
                 max_tokens: if graphs {
                     flags.max_captured.unwrap_or((2 * config.max_num_seqs).saturating_mul(width).min(512))
@@ -195,7 +200,7 @@ impl EngineConfig {
             },
             ..Self::default()
         }
-        .with_async_scheduling(flags.async_scheduling)
+        .with_async_scheduling(config.async_scheduling)
     }
 
     /// Sets asynchronous scheduling and the number of batches under way that follows from it.
@@ -226,6 +231,19 @@ impl EngineConfig {
     pub(crate) fn watermark_blocks(&self) -> usize {
         (self.watermark.max(0.0) * self.num_blocks as f64) as usize
     }
+}
+
+/// Models in which some layers slide: the layers are put into groups as large as the group that keeps everything, which is
+/// what the memory of a block is counted for. Where all layers slide, every block is kept, as memory is counted there.
+fn sliding_window(config: &ServerConfig) -> Option<SlidingWindow> {
+    let model = &config.model;
+    let full = model.layers.saturating_sub(model.window_layers + model.linear_layers);
+    let slides = model.window > 0 && model.window_layers > 0 && full > 0 && !config.has_kv_connector;
+    slides.then(|| SlidingWindow {
+        tokens: model.window,
+        full_groups: 1,
+        window_groups: model.window_layers.div_ceil(full),
+    })
 }
 
 /// What differs between versions of vLLM's V1 scheduler.

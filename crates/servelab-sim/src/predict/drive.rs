@@ -1,13 +1,13 @@
 //! Runs one cell on the virtual clock and turns its stamps into what a client would report. Clients and servers are
 //! apart: a request reaches the engine after the ingress time, and its first byte returns after the response time.
 
-use super::{ArrivalKind, CellLoad, LimitsTouched, Prediction, Quantiles};
+use super::{ArrivalKind, CellLoad, Label, LimitsTouched, Prediction, Quantiles};
 use crate::SimError;
 use crate::config::ServerConfig;
-use crate::engine::{Content, EngineConfig};
+use crate::engine::Content;
 use crate::simulate::{
-    Arrivals, ClosedLoop, Deployment, GapHistogram, OpenLoop, Phase, PoolSummary, RunSummary, Served, Server,
-    SimRequest, Window, simulate,
+    Arrivals, ClosedLoop, Deployment, GapHistogram, OpenLoop, Phase, PoolSummary, Router, RunSummary, Served, Server,
+    SimRequest, Transfer, Window, simulate,
 };
 use crate::step_time::{Parameters, RooflineStepTime};
 
@@ -16,21 +16,27 @@ const MOST_STEPS: u64 = 100_000_000;
 
 /// Predicts one cell of a server whose ranks are all alike.
 pub fn predict_cell(config: &ServerConfig, load: &CellLoad) -> Result<Prediction, SimError> {
-    let parameters = match &config.parameters {
-        Some(parameters) => (**parameters).clone(),
-        None => Parameters::builtin(&config.gpu)?,
-    };
-    let step_time = RooflineStepTime::with_parameters(config, parameters.clone());
-    let server = Server {
-        engine: EngineConfig {
-            context_ranks: config.dcp,
-            ..EngineConfig::of(config).with_async_scheduling(config.async_scheduling)
-        },
-        ranks: config.dp,
-        lock_step: config.lock_step(),
-        step_time: &step_time,
-    };
-    let deployment = Deployment::single(server);
+    predict_fleet(config, 1, None, load)
+}
+
+/// Predicts one cell of several equal servers, or of some behind servers that compute the prompts.
+pub fn predict_fleet(
+    config: &ServerConfig,
+    n_servers: u32,
+    prefill: Option<&PrefillServers>,
+    load: &CellLoad,
+) -> Result<Prediction, SimError> {
+    let parameters = config.constants()?;
+    let step_time = RooflineStepTime::with_parameters(config, (*parameters).clone());
+    let mut deployment = Deployment::replicas(Server::of(config, &step_time), n_servers, Router::RoundRobin);
+    let prefill_step_time;
+    if let Some(prefill) = prefill {
+        let constants = prefill.config.constants()?;
+        prefill_step_time = RooflineStepTime::with_parameters(&prefill.config, (*constants).clone());
+        deployment.prefill = vec![Server::of(&prefill.config, &prefill_step_time); prefill.n_servers.max(1) as usize];
+        let transfer = Transfer::between(&prefill.config, config, prefill.same_node, &parameters.kv_transfer);
+        deployment.transfer = Some(transfer);
+    }
     let mut run = Run::new(&parameters, &deployment);
     let total = u64::from(load.warmup_requests) + u64::from(load.requests);
     let request = |index: u64| {
@@ -79,13 +85,39 @@ pub fn predict_cell(config: &ServerConfig, load: &CellLoad) -> Result<Prediction
             }
         }
     }
-    Ok(run.prediction(config))
+    Ok(run.prediction(config, prefill.map(|prefill| &prefill.config)))
+}
+
+/// Servers that compute the prompts for those that generate.
+#[derive(Debug, Clone, PartialEq)]
+pub struct PrefillServers {
+    /// Each of them.
+    pub config: ServerConfig,
+    /// How many.
+    pub n_servers: u32,
+    /// On the node of the servers that generate: KV travels over the scale-up link, not the network.
+    pub same_node: bool,
+}
+
+/// Of two runs one after the other: extremes and counts of both, means of the last.
+fn together(old: &PoolSummary, new: &PoolSummary) -> PoolSummary {
+    PoolSummary {
+        kv_max: old.kv_max.max(new.kv_max),
+        max_batch: old.max_batch.max(new.max_batch),
+        preemptions: old.preemptions + new.preemptions,
+        seqs_limit_hit: old.seqs_limit_hit | new.seqs_limit_hit,
+        token_limit_hit: old.token_limit_hit | new.token_limit_hit,
+        kv_limit_hit: old.kv_limit_hit | new.kv_limit_hit,
+        ..new.clone()
+    }
 }
 
 /// What was seen of one run, or of several one after the other.
 struct Run<'a> {
     parameters: &'a Parameters,
     deployment: &'a Deployment<'a>,
+    /// Servers that a request goes through, one after the other.
+    legs: u64,
     response_ns: u64,
     ttft_ms: Vec<f64>,
     tpot_ms: Vec<f64>,
@@ -96,16 +128,21 @@ struct Run<'a> {
     refused: u64,
     window_s: f64,
     pool: PoolSummary,
+    prefill_pool: Option<PoolSummary>,
+    transfer_mean_ns: f64,
     saturated: bool,
 }
 
 impl<'a> Run<'a> {
     fn new(parameters: &'a Parameters, deployment: &'a Deployment<'a>) -> Self {
+        // A split request is answered twice: by the prefill server, then by the one that generates.
+        let legs = if deployment.prefill.is_empty() { 1 } else { 2 };
         let response_ns = (parameters.calibration.ingress * 1e3 * parameters.host.first_response_us) as u64;
         Self {
             parameters,
             deployment,
-            response_ns,
+            legs,
+            response_ns: legs * response_ns,
             ttft_ms: Vec::new(),
             tpot_ms: Vec::new(),
             e2e_ms: Vec::new(),
@@ -115,6 +152,8 @@ impl<'a> Run<'a> {
             refused: 0,
             window_s: 0.0,
             pool: PoolSummary::default(),
+            prefill_pool: None,
+            transfer_mean_ns: 0.0,
             saturated: false,
         }
     }
@@ -122,7 +161,7 @@ impl<'a> Run<'a> {
     fn ingress_ns(&self, prompt_tokens: u32) -> u64 {
         let host = &self.parameters.host;
         let us = host.ingress_us + host.ingress_per_token_us * f64::from(prompt_tokens);
-        (self.parameters.calibration.ingress * 1e3 * us) as u64
+        self.legs * (self.parameters.calibration.ingress * 1e3 * us) as u64
     }
 
     fn go(&mut self, arrivals: impl Arrivals, window: Window) -> Result<(), SimError> {
@@ -152,26 +191,26 @@ impl<'a> Run<'a> {
     }
 
     fn add(&mut self, summary: &RunSummary) {
-        let (old, new) = (&self.pool, &summary.pool);
         self.gaps.merge(&summary.gaps);
         self.saturated |= summary.saturated;
-        self.pool = PoolSummary {
-            kv_max: old.kv_max.max(new.kv_max),
-            max_batch: old.max_batch.max(new.max_batch),
-            preemptions: old.preemptions + new.preemptions,
-            seqs_limit_hit: old.seqs_limit_hit | new.seqs_limit_hit,
-            token_limit_hit: old.token_limit_hit | new.token_limit_hit,
-            kv_limit_hit: old.kv_limit_hit | new.kv_limit_hit,
-            ..new.clone()
-        };
+        self.pool = together(&self.pool, &summary.pool);
+        if let Some(of_prefill) = &summary.prefill_pool {
+            self.prefill_pool = Some(together(&self.prefill_pool.take().unwrap_or_default(), of_prefill));
+        }
+        self.transfer_mean_ns = summary.transfer_mean_ns;
     }
 
-    fn prediction(mut self, config: &ServerConfig) -> Prediction {
+    fn prediction(mut self, config: &ServerConfig, prefill: Option<&ServerConfig>) -> Prediction {
         let rate = |count: u64| if self.window_s > 0.0 { count as f64 / self.window_s } else { 0.0 };
         let (output_tokens_per_s, requests_per_s) = (rate(self.output_tokens), rate(self.completed));
         let ms = |ns: Option<f64>| ns.map(|ns| ns / 1e6);
-        let (label, label_reasons) = super::label::label(config, self.parameters);
-        let ranks = f64::from(config.dp.max(1));
+        let (mut label, mut label_reasons) = super::label::label(config, self.parameters);
+        if prefill.is_some() {
+            label = Label::Unvalidated;
+            label_reasons.push("splitting prefill and decode was never compared with a measurement".to_owned());
+        }
+        let ranks = f64::from(config.dp.max(1)) * self.deployment.servers.len() as f64;
+        let of_prefill = self.prefill_pool.unwrap_or_default();
         Prediction {
             label,
             label_reasons,
@@ -194,17 +233,18 @@ impl<'a> Run<'a> {
             kv_capacity_tokens: config.num_gpu_blocks.saturating_sub(1) * u64::from(config.block_size),
             kv_peak: self.pool.kv_max,
             kv_mean: self.pool.kv_mean,
-            preemptions: self.pool.preemptions,
+            preemptions: self.pool.preemptions + of_prefill.preemptions,
             saturated: self.saturated,
             running_mean: self.pool.running_mean * ranks,
             waiting_mean: self.pool.waiting_mean * ranks,
             running_max: self.pool.max_batch,
             limits: LimitsTouched {
-                max_num_seqs: self.pool.seqs_limit_hit,
-                max_num_batched_tokens: self.pool.token_limit_hit,
-                kv_cache: self.pool.kv_limit_hit,
+                max_num_seqs: self.pool.seqs_limit_hit | of_prefill.seqs_limit_hit,
+                max_num_batched_tokens: self.pool.token_limit_hit | of_prefill.token_limit_hit,
+                kv_cache: self.pool.kv_limit_hit | of_prefill.kv_limit_hit,
             },
             window_s: self.window_s,
+            transfer_mean_ms: prefill.is_some().then(|| self.transfer_mean_ns / 1e6),
         }
     }
 }

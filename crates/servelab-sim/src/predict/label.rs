@@ -20,6 +20,7 @@ pub fn label(config: &ServerConfig, parameters: &Parameters) -> (Label, Vec<Stri
     doubt(config.expert_parallel, "expert parallelism was never compared with a measurement");
     doubt(config.model.linear_layers > 0, "recurrent layers were never compared with a measurement");
     doubt(config.model.index_topk > 0, "sparse attention was never compared with a measurement");
+    doubt(config.scheduling.speculation.is_some(), "speculative decoding was never compared with a measurement");
     let is_calibrated = parameters.calibration.points > 0;
     let label = match (is_calibrated, reasons.is_empty()) {
         (true, _) => Label::Calibrated,

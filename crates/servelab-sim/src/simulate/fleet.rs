@@ -1,10 +1,11 @@
 //! What is simulated: servers, how requests find them, and the links between prefill and decode servers.
 
 use crate::SimError;
+use crate::catalog::GpuSpec;
 use crate::config::ServerConfig;
 use crate::engine::{EngineConfig, Job, Scheduler};
 use crate::random::mix;
-use crate::step_time::StepTime;
+use crate::step_time::{KvTransferParameters, StepTime};
 
 /// One server: equal data-parallel ranks.
 #[derive(Clone)]
@@ -56,6 +57,32 @@ pub struct Transfer {
     pub bytes_per_s: f64,
     /// KV bytes of one token over all ranks of tensor and pipeline parallelism.
     pub kv_bytes_per_token: f64,
+}
+
+impl Transfer {
+    /// Between two servers of these configurations: every rank of the role that has fewer of them uses its own link, the
+    /// device's scale-up link inside a node, its network card between nodes. All layers are sent in full, also those that look
+    /// at a window only; what several ranks of the receiver hold alike is sent to each.
+    pub fn between(prefill: &ServerConfig, decode: &ServerConfig, same_node: bool, how: &KvTransferParameters) -> Self {
+        let ranks = |config: &ServerConfig| f64::from(config.tp * config.pp);
+        let links = ranks(prefill).min(ranks(decode)).max(1.0);
+        let per_link = |gpu: &GpuSpec| match same_node {
+            true => gpu.link_gb_per_s * 1e9 * how.link_efficiency,
+            false => gpu.nic_gbit_per_s / 8.0 * 1e9 * how.network_efficiency,
+        };
+        Self {
+            alpha_ns: (how.alpha_us * 1e3) as u64,
+            bytes_per_s: links * per_link(&prefill.gpu).min(per_link(&decode.gpu)),
+            kv_bytes_per_token: kv_bytes(decode),
+        }
+    }
+}
+
+/// Bytes of one token that the ranks of a server hold together.
+fn kv_bytes(config: &ServerConfig) -> f64 {
+    let model = &config.model;
+    let layers = f64::from(model.layers.saturating_sub(model.linear_layers));
+    layers * model.kv_elements_per_layer(config.tp) * f64::from(config.tp) * config.kv_element_bytes()
 }
 
 /// What is simulated.

@@ -131,6 +131,18 @@ pub struct CollectiveParameters {
     pub network_efficiency: f64,
 }
 
+/// Keys and values on their way from a prefill to a decode server, over the links of the devices that hold them.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct KvTransferParameters {
+    /// Time of a transfer besides its bytes: descriptors, the notice that it is over, the step that looks for it.
+    pub alpha_us: f64,
+    /// Share of the scale-up link, between servers of one node.
+    pub link_efficiency: f64,
+    /// Share of the network cards, between nodes.
+    pub network_efficiency: f64,
+}
+
 /// Work of the host and of small kernels.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -195,6 +207,8 @@ pub struct Parameters {
     pub moe_imbalance_eplb: f64,
     /// Mean extra time per step for moving balanced experts.
     pub eplb_transfer_us: f64,
+    /// KV on its way from a prefill to a decode server.
+    pub kv_transfer: KvTransferParameters,
     /// Host work and small kernels.
     pub host: HostParameters,
     /// Memory that is neither weights nor KV.

@@ -73,6 +73,8 @@ pub struct RooflineStepTime {
     imbalance: f64,
     eplb: bool,
     kv_element_bytes: f64,
+    /// Passes through one layer of the model and its head that a step's drafts cost; 0: drafts cost nothing on the device.
+    draft_passes: f64,
 }
 
 impl RooflineStepTime {
@@ -165,6 +167,7 @@ impl RooflineStepTime {
             },
             eplb: config.eplb && config.expert_parallel,
             kv_element_bytes: config.kv_element_bytes(),
+            draft_passes: config.scheduling.speculation.as_ref().map_or(0.0, |spec| f(spec.layer_passes)),
             gpu: config.gpu.clone(),
             model,
             parameters,
@@ -323,6 +326,9 @@ impl RooflineStepTime {
             weight_bytes: 2.0,
         };
         gemm += self.product_secs(&head, f(shape.n_requests.max(1)));
+        if shape.draft_tokens > 0 {
+            gemm += self.draft_passes * self.draft_pass_secs(shape, &head);
+        }
         let attention = self.attention_secs(shape);
         let moe = self.moe_layers * self.moe_layer_secs(shape, rows);
         let hidden = f(self.model.hidden);
@@ -359,6 +365,17 @@ impl RooflineStepTime {
             host_secs: per_step + launches,
             total_secs: total,
         }
+    }
+
+    /// One draft token of every request: a layer of the model's own shape with one row per request, then the head. The
+    /// layer's attention reads what the layers of the model read.
+    fn draft_pass_secs(&self, shape: &StepShape, head: &Product) -> f64 {
+        let rows = f64::from(shape.n_requests.max(1));
+        let context = shape.decode_context_tokens as f64 / (1.0 + self.draft_passes);
+        self.products_secs(&self.attention_products, rows)
+            + self.products_secs(&self.dense_products, rows)
+            + self.decode_layer_secs(context, rows)
+            + self.product_secs(head, rows)
     }
 
     fn layers(&self) -> f64 {

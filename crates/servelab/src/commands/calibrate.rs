@@ -188,6 +188,10 @@ fn measured(args: &CalibrateArgs, input: &StudyInput) -> Result<Vec<CalibrationP
             continue;
         }
         let Ok(server) = servers::server_of(input, &row.point, &options)? else { continue };
+        // A split deployment has terms that these factors are not about.
+        if server.prefill.is_some() {
+            continue;
+        }
         let load = loads.load_of(&row.cell, server.replicas)?;
         points.push(CalibrationPoint {
             config: server.config,

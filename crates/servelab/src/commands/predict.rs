@@ -114,8 +114,8 @@ pub(crate) fn prediction_text(
     let width = width.unwrap_or(5).clamp(5, 48);
     let _ = writeln!(
         out,
-        "\n{:>4}  {:width$}  {:>10}  {:>10}  {:>9}  {:>5}  {:>4}  verdict",
-        "rank", "point", "tok/s", "TTFT p95", "TPOT", "KV", "SLO"
+        "\n{:>4}  {:width$}  {:>10}  {:>9}  {:>10}  {:>9}  {:>5}  {:>4}  verdict",
+        "rank", "point", "tok/s", "tok/s/GPU", "TTFT p95", "TPOT", "KV", "SLO"
     );
     for point in order.iter().take(max_points) {
         let own = || cells.iter().filter(|cell| cell.point.id.as_str() == point.id);
@@ -128,9 +128,10 @@ pub(crate) fn prediction_text(
         let label: String = point.labels.first().map_or("-", String::as_str).chars().take(width).collect();
         let _ = writeln!(
             out,
-            "{:>4}  {label:width$}  {:>10}  {:>10}  {:>9}  {:>5}  {:>4}  {verdict}",
+            "{:>4}  {label:width$}  {:>10}  {:>9}  {:>10}  {:>9}  {:>5}  {:>4}  {verdict}",
             point.rank.map_or("-".to_owned(), |rank| rank.to_string()),
             number(point.throughput, 0),
+            number(point.per_gpu(), 1),
             number(point.ttft_p95_ms, 0),
             number(point.tpot_mean_ms, 2),
             if kv.is_finite() { format!("{:.0} %", 100.0 * kv) } else { "-".to_owned() },

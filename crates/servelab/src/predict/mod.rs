@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 use servelab_core::plan::{Plan, PlanStatus, PlannedCell, PlannedPoint};
-use servelab_sim::predict::{CellLoad, Prediction, in_parallel, predict_cell};
+use servelab_sim::predict::{CellLoad, Prediction, in_parallel, predict_fleet};
 
 use crate::error::CommandError;
 use crate::study_input::StudyInput;
@@ -60,6 +60,7 @@ impl PredictedCell<'_> {
                 "waiting": {"mean": p.waiting_mean},
                 "limits_touched": p.limits,
                 "window_s": p.window_s,
+                "kv_transfer_ms": p.transfer_mean_ms,
                 "label": p.label,
                 "label_reasons": p.label_reasons,
                 "not_modelled": self.not_modelled,
@@ -123,7 +124,8 @@ pub(crate) fn predict_plan<'a>(
     }
     let results = in_parallel(distinct.len(), |index| {
         let (server, load) = distinct.get(index)?;
-        Some(predict_cell(&server.config, load).map_err(|error| vec![error.to_string()]))
+        let predicted = predict_fleet(&server.config, server.n_generate, server.prefill.as_ref(), load);
+        Some(predicted.map_err(|error| vec![error.to_string()]))
     });
     Ok(work
         .iter()

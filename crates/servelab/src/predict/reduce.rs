@@ -24,7 +24,7 @@ fn margin(label: Label) -> f64 {
 }
 
 /// Settings whose effect is in the model. All others must be measured, whatever is predicted.
-const MODELLED: [&str; 24] = [
+const MODELLED: [&str; 36] = [
     "max_num_seqs",
     "max_num_batched_tokens",
     "gpu_memory_utilization",
@@ -49,6 +49,18 @@ const MODELLED: [&str; 24] = [
     "dp",
     "replicas",
     "dcp",
+    "mode",
+    "place",
+    "p.count",
+    "p.tp",
+    "p.pp",
+    "p.dp",
+    "d.count",
+    "d.tp",
+    "d.pp",
+    "d.dp",
+    "max_num_scheduled_tokens",
+    "scheduling_policy",
 ];
 
 /// One point's place.
@@ -60,6 +72,7 @@ pub(crate) struct PointView {
     pub(crate) rank: Option<usize>,
     /// Mean output tokens per second over its cells, whole deployment.
     pub(crate) throughput: Option<f64>,
+    pub(crate) gpus: u32,
     pub(crate) ttft_p95_ms: Option<f64>,
     pub(crate) tpot_mean_ms: Option<f64>,
     pub(crate) meets_slo: Option<bool>,
@@ -77,6 +90,13 @@ pub(crate) struct FactorView {
     pub(crate) largest_change: Option<f64>,
     pub(crate) pairs: usize,
     pub(crate) because: String,
+}
+
+impl PointView {
+    /// Output tokens per second and GPU.
+    pub(crate) fn per_gpu(&self) -> Option<f64> {
+        self.throughput.map(|throughput| throughput / f64::from(self.gpus.max(1)))
+    }
 }
 
 impl FactorView {
@@ -106,7 +126,8 @@ impl Reduction {
             .map(|point| {
                 json!({
                     "point": point.id, "labels": point.labels, "rank": point.rank,
-                    "output_tokens_per_s": point.throughput, "ttft_p95_ms": point.ttft_p95_ms,
+                    "output_tokens_per_s": point.throughput,
+                    "output_tokens_per_s_per_gpu": point.per_gpu(), "ttft_p95_ms": point.ttft_p95_ms,
                     "tpot_mean_ms": point.tpot_mean_ms, "meets_slo": point.meets_slo, "label": point.label,
                     "kept": point.dropped.is_empty(), "dropped_because": point.dropped,
                 })
@@ -162,6 +183,7 @@ pub(crate) fn reduce(plan: &Plan, study: &Study, cells: &[PredictedCell<'_>]) ->
                 factors: point.factors.clone(),
                 rank: None,
                 throughput: mean(&|cell| cell.throughput()),
+                gpus: point.gpus,
                 ttft_p95_ms: latency(&|p| p.ttft_ms.p95),
                 tpot_mean_ms: latency(&|p| p.tpot_ms.mean),
                 meets_slo: meets_slo(study, &predictions),
@@ -170,10 +192,13 @@ pub(crate) fn reduce(plan: &Plan, study: &Study, cells: &[PredictedCell<'_>]) ->
             }
         })
         .collect();
-    rank(&mut points);
+    // A study that reports per node or GPU compares deployments of different sizes.
+    let yields: fn(&PointView) -> Option<f64> =
+        if study.report.normalise.is_some() { PointView::per_gpu } else { |point| point.throughput };
+    rank(&mut points, yields);
     let factors = factors(plan, &points, &of_point);
     mark_equal(plan, study, &mut points, &factors);
-    mark_hopeless(study, &mut points);
+    mark_hopeless(study, &mut points, yields);
     let node_hours_all = plan.node_hours.sequential;
     let share = |points: &[PointView]| {
         let kept: BTreeSet<&str> =
@@ -235,10 +260,10 @@ pub(crate) fn metric_of(p: &Prediction, metric: &str) -> Option<f64> {
 
 /// Those that keep the SLO first, then by throughput; where throughput is the same (an open loop below saturation), by
 /// time per token.
-fn rank(points: &mut [PointView]) {
+fn rank(points: &mut [PointView], yields: fn(&PointView) -> Option<f64>) {
     let mut order: Vec<usize> = (0..points.len()).collect();
     let key = |index: &usize| {
-        points.get(*index).map(|p| (p.throughput.is_some() && p.meets_slo != Some(false), p.throughput, p.tpot_mean_ms))
+        points.get(*index).map(|p| (p.throughput.is_some() && p.meets_slo != Some(false), yields(p), p.tpot_mean_ms))
     };
     order.sort_by(|a, b| {
         let (Some(a), Some(b)) = (key(a), key(b)) else { return std::cmp::Ordering::Equal };
@@ -304,8 +329,9 @@ fn change(a: Option<&Vec<&PredictedCell<'_>>>, b: Option<&Vec<&PredictedCell<'_>
                 && other.cell.repeat == cell.cell.repeat
         });
         let (Ok(one), Some(Ok(two))) = (&cell.outcome, twin.map(|twin| &twin.outcome)) else { return f64::INFINITY };
-        let values = |p: &Prediction| [p.ttft_ms.mean, p.tpot_ms.mean, p.e2e_ms.p95, Some(p.output_tokens_per_s)];
-        for (x, y) in values(one).into_iter().zip(values(two)) {
+        let values = |p: &Prediction, rate| [p.ttft_ms.mean, p.tpot_ms.mean, p.e2e_ms.p95, rate];
+        let rates = (cell.throughput(), twin.and_then(|twin| twin.throughput()));
+        for (x, y) in values(one, rates.0).into_iter().zip(values(two, rates.1)) {
             if let (Some(x), Some(y)) = (x, y)
                 && x > 0.0
             {
@@ -378,15 +404,15 @@ fn mark_equal(plan: &Plan, study: &Study, points: &mut [PointView], factors: &[F
 }
 
 /// Points so far behind that the model's error cannot bring them to the top; only where throughput is what differs.
-fn mark_hopeless(study: &Study, points: &mut [PointView]) {
-    let best = points.iter().filter_map(|point| point.throughput).fold(0.0, f64::max);
+fn mark_hopeless(study: &Study, points: &mut [PointView], yields: fn(&PointView) -> Option<f64>) {
+    let best = points.iter().filter_map(yields).fold(0.0, f64::max);
     let best_tpot = points.iter().filter_map(|point| point.tpot_mean_ms).fold(f64::INFINITY, f64::min);
     for point in points.iter_mut().filter(|point| point.dropped.is_empty()) {
         if study.baseline.as_ref().is_some_and(|baseline| point.labels.contains(baseline)) {
             continue;
         }
         let margin = margin(point.label);
-        let (Some(throughput), Some(tpot)) = (point.throughput, point.tpot_mean_ms) else { continue };
+        let (Some(throughput), Some(tpot)) = (yields(point), point.tpot_mean_ms) else { continue };
         let behind = 1.0 - throughput / best.max(1e-9);
         let slower = tpot / best_tpot.max(1e-9) - 1.0;
         // A setting that is not in the model could still lift it.

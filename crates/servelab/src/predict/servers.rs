@@ -1,14 +1,16 @@
 //! A planned point as the simulated server that stands for it: its own command line is read as the engine would read it,
 //! on the device of the site, of `--gpu`, or of the user's hardware file.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use clap::Args;
 use serde::Deserialize;
-use servelab_core::plan::PlannedPoint;
+use servelab_core::plan::{PlannedPoint, RolePlan};
 use servelab_sim::catalog::{GpuSpec, ModelArch, find_gpu};
 use servelab_sim::config::ServerConfig;
+use servelab_sim::predict::PrefillServers;
 use servelab_sim::step_time::Parameters;
 use servelab_sim::{DEFAULT_VERSION, SimError, SimSettings, parse_serving_flags};
 
@@ -73,8 +75,12 @@ impl Hardware {
 #[derive(Debug, Clone)]
 pub(crate) struct PointServer {
     pub(crate) config: ServerConfig,
-    /// Equal servers behind a router.
+    /// Equal servers behind a router that share the load evenly; one of them is simulated.
     pub(crate) replicas: u32,
+    /// Servers that generate, all simulated together: more than one only behind `prefill`.
+    pub(crate) n_generate: u32,
+    /// Servers that compute the prompts, where the point splits the two.
+    pub(crate) prefill: Option<PrefillServers>,
     /// Settings that change nothing in the model.
     pub(crate) not_modelled: Vec<String>,
     /// Equal for servers that are the same to the model.
@@ -87,9 +93,43 @@ pub(crate) fn server_of(
     point: &PlannedPoint,
     options: &PredictOptions,
 ) -> Result<Result<PointServer, Vec<String>>, CommandError> {
-    let Some(role) = point.roles.iter().find(|role| role.role == "serve") else {
-        return Ok(Err(vec!["the point splits prefill and decode; such deployments are not predicted yet".to_owned()]));
+    let role_of = |name: &str| point.roles.iter().find(|role| role.role == name);
+    let split = role_of("prefill").zip(role_of("decode"));
+    let Some(role) = role_of("serve").or(split.map(|(_, decode)| decode)) else {
+        return Ok(Err(vec!["the point has no role that serves".to_owned()]));
     };
+    let (config, mut not_modelled) = match server_config(input, point, role, options)? {
+        Ok(found) => found,
+        Err(reasons) => return Ok(Err(reasons)),
+    };
+    let mut prefill = None;
+    if let Some((role, decode)) = split {
+        let (config, more) = match server_config(input, point, role, options)? {
+            Ok(found) => found,
+            Err(reasons) => return Ok(Err(reasons.into_iter().map(|why| format!("prefill: {why}")).collect())),
+        };
+        not_modelled.extend(more.into_iter().filter(|name| !not_modelled.contains(name)).collect::<Vec<_>>());
+        let same_node = nodes_of(role) == nodes_of(decode);
+        prefill = Some(PrefillServers { config, n_servers: role.count.max(1), same_node });
+    }
+    let (replicas, n_generate) = if prefill.is_some() { (1, role.count.max(1)) } else { (role.count.max(1), 1) };
+    let key = format!("{config:?} {n_generate} {prefill:?}");
+    Ok(Ok(PointServer { config, replicas, n_generate, prefill, not_modelled, key }))
+}
+
+fn nodes_of(role: &RolePlan) -> BTreeSet<u32> {
+    role.placement.iter().flat_map(|instance| instance.node_gpus.keys().copied()).collect()
+}
+
+/// One server of a role, and what of it changes nothing in the model; `Err`: why it would not start.
+type Resolved = Result<(ServerConfig, Vec<String>), Vec<String>>;
+
+fn server_config(
+    input: &StudyInput,
+    point: &PlannedPoint,
+    role: &RolePlan,
+    options: &PredictOptions,
+) -> Result<Resolved, CommandError> {
     let hardware = Hardware::read(options.hardware.as_deref())?;
     let (own, flags) = split_argv(&role.argv);
     let gpu_name = options.gpu.clone().or_else(|| input.site.hardware.gpu.clone()).or(own.gpu).ok_or_else(|| {
@@ -123,8 +163,7 @@ pub(crate) fn server_of(
         Err(error) => return Ok(Err(vec![first_line(&error.to_string())])),
     };
     not_modelled.extend(config.not_simulated.iter().cloned());
-    let key = format!("{config:?}");
-    Ok(Ok(PointServer { config, replicas: role.count.max(1), not_modelled, key }))
+    Ok(Ok((config, not_modelled)))
 }
 
 /// What of a command line is the simulator's own, or names the model.

@@ -76,6 +76,25 @@ fn plan_and_text_show_the_prediction() {
 }
 
 #[test]
+fn split_deployments_are_predicted_beside_the_others() {
+    let place = place();
+    let few = "--set load.closed.concurrency=[8] --set repeats.n=1";
+    let json = place.servelab(&format!("predict --json {few}")).args([example("pd-gptoss")]).run().expect(0).json();
+    let cells = json["cells"].as_array().unwrap();
+    assert_eq!(cells.len(), 17);
+    for cell in cells {
+        assert_eq!(text(cell, "status"), "predicted", "{cell}");
+        let is_split = cell["labels"][0].as_str().unwrap().contains("P-TP");
+        assert_eq!(cell["kv_transfer_ms"].as_f64().is_some(), is_split, "{cell}");
+        if is_split {
+            assert_eq!(text(cell, "label"), "unvalidated");
+        }
+    }
+    let place_factor = json["factors"].as_array().unwrap().iter().find(|factor| text(factor, "factor") == "place");
+    assert_eq!(place_factor.unwrap()["modelled"].as_bool(), Some(true));
+}
+
+#[test]
 fn mistakes_are_exit_code_two() {
     let place = place();
     place.write("small.yaml", STUDY);
