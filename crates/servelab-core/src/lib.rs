@@ -1,7 +1,9 @@
 //! Pure data and arithmetic of Servelab: studies and their expansion, identity, rules, flag tables, metric definitions,
 //! verdicts. No file, clock, thread, socket or random source is touched here; time and seeds arrive as arguments.
 
+pub mod accuracy;
 pub mod codes;
+pub mod engine_facts;
 pub mod event;
 pub mod expand;
 pub mod expr;
@@ -16,6 +18,7 @@ pub mod ordered;
 pub mod pacing;
 pub mod plan;
 pub mod precision;
+pub mod probe;
 pub mod record;
 pub mod result;
 pub mod search;

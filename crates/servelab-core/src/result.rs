@@ -378,6 +378,59 @@ pub struct ServerSummary {
     pub ttft_mean_ms: Option<f64>,
     /// Mean inter-token latency by the server's histogram over the window, milliseconds.
     pub itl_mean_ms: Option<f64>,
+    /// Mean time in the server's queue over the window, milliseconds.
+    #[serde(default)]
+    pub queue_time_mean_ms: Option<f64>,
+    /// Mean time from leaving the queue to the first token, milliseconds.
+    #[serde(default)]
+    pub prefill_time_mean_ms: Option<f64>,
+    /// Mean time from the first token to the last, milliseconds.
+    #[serde(default)]
+    pub decode_time_mean_ms: Option<f64>,
+    /// Speculative decoding; `None` when the server drafts nothing.
+    #[serde(default)]
+    pub speculation: Option<SpeculationSummary>,
+    /// The GPUs' own telemetry; `None` where nobody could read any.
+    #[serde(default)]
+    pub gpu: Option<GpuSummary>,
     /// Scrapes that succeeded.
     pub scrapes: u64,
+}
+
+/// Speculative decoding over the window, all engines together.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct SpeculationSummary {
+    /// Drafts proposed.
+    pub drafts: f64,
+    /// Tokens proposed.
+    pub draft_tokens: f64,
+    /// Tokens accepted.
+    pub accepted_tokens: f64,
+    /// Accepted / proposed tokens (0–1).
+    pub acceptance_rate: f64,
+    /// Mean tokens per step of a drafting sequence: 1 + accepted / drafts.
+    pub mean_length: f64,
+    /// Accepted tokens at each position of a draft / drafts (0–1), first position first; empty when not shown.
+    pub acceptance_by_position: Vec<f64>,
+}
+
+/// Telemetry of the GPUs over the window, from a DCGM exporter or nvidia-smi.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct GpuSummary {
+    /// GPUs that were seen.
+    pub gpus: u32,
+    /// Time-mean of the power, summed over GPUs, watts.
+    pub power_mean_w: Option<f64>,
+    /// Largest power, summed over GPUs, watts.
+    pub power_max_w: Option<f64>,
+    /// Energy over the window, summed over GPUs, joules: increase of the energy counter, else mean power × length.
+    pub energy_j: Option<f64>,
+    /// Time-mean of the share of time in which a kernel ran, mean over GPUs (0–1). Not the share of SMs in use.
+    pub busy_mean: Option<f64>,
+    /// Time-mean of the share of SMs in use, mean over GPUs (0–1); a DCGM exporter with profiling metrics shows it.
+    pub sm_active_mean: Option<f64>,
+    /// Most memory in use on one GPU, MiB.
+    pub memory_used_max_mib: Option<f64>,
+    /// Time-mean of the SM clock, mean over GPUs, MHz.
+    pub sm_clock_mean_mhz: Option<f64>,
 }

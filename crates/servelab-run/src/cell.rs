@@ -2,6 +2,7 @@
 //! while, records written, numbers computed and judged. The caller decides what the outcome means for the server and
 //! writes the final state.
 
+use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -28,6 +29,7 @@ use crate::recorder::Recorder;
 use crate::records::{FileSink, StoredRecords, SummaryOptions};
 use crate::server::PointServer;
 use crate::source::PreparedCell;
+use crate::telemetry::{self, Telemetry};
 
 const POLL: Duration = Duration::from_millis(20);
 const REPORT_EVERY: Duration = Duration::from_millis(200);
@@ -87,7 +89,13 @@ impl Bench<'_> {
             api_key: self.options.launch.api_key.clone(),
             ..ScrapeOptions::default()
         };
-        let scraper = Scraper::start(vec![target], &options, clock)
+        let has_gpus = !self.machine.gpus.is_empty();
+        let exporter = has_gpus.then(|| telemetry::dcgm(&self.machine.host)).flatten();
+        let reader = (has_gpus && exporter.is_none()).then(|| {
+            let program = Path::new("nvidia-smi");
+            Telemetry::start(program, &self.machine.host, self.options.scrape_interval, clock)
+        });
+        let scraper = Scraper::start([target].into_iter().chain(exporter).collect(), &options, clock)
             .map_err(|source| RunError::System { action: "start the metrics scraper", source })?;
         let spec = self.spec(&mut subject, server, clock);
         let speedup = spec.speedup;
@@ -96,6 +104,12 @@ impl Bench<'_> {
         let (loaded, cut) = self.drive(subject, server, spec, &mut sink)?;
         self.recorder.cell(attempt, CellState::Collecting, None, None)?;
         let mut scraped = scraper.stop();
+        telemetry::without_exporters(&mut scraped.samples);
+        let telemetry = reader.flatten().map(Telemetry::stop).unwrap_or_default();
+        if !telemetry.is_empty() {
+            scraped.samples.extend(telemetry);
+            scraped.samples.sort_by_key(|sample| sample.t_ns);
+        }
         slow_samples(&mut scraped.samples, speedup);
         let ended = |state, code: &str, detail: String| Measured {
             state,
@@ -256,6 +270,8 @@ impl Bench<'_> {
             nodes: vec![self.machine.host.clone()],
             job: Some(self.job.to_owned()),
             order: Some(subject.order),
+            engine: server.effective.engine.clone(),
+            probed: server.probed.clone(),
         })
     }
 

@@ -6,7 +6,10 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
+use servelab_core::engine_facts::EngineFacts;
+use servelab_core::flags::engine_path;
 
+use crate::pyliteral::parse_kwargs;
 use crate::serverlog::ServerLogFacts;
 
 /// `effective.json`.
@@ -24,14 +27,9 @@ pub struct EffectiveConfig {
     pub differences: Vec<Difference>,
     /// Asked for, but shown nowhere.
     pub not_shown: Vec<String>,
-    /// KV cache size in tokens.
-    pub kv_cache_tokens: Option<u64>,
-    /// `Maximum concurrency for N tokens per request`: [N tokens, requests].
-    pub max_concurrency: Option<(u64, f64)>,
-    /// Memory left for the KV cache, GiB.
-    pub available_kv_gib: Option<f64>,
-    /// Memory taken by weights, GiB.
-    pub model_load_gib: Option<f64>,
+    /// Memory, cache sizes and durations of the start.
+    #[serde(flatten)]
+    pub engine: EngineFacts,
     /// The engine logs at DEBUG level.
     pub debug_logging: bool,
 }
@@ -73,6 +71,9 @@ const SETTINGS: [(&str, &[&str]); 22] = [
     ("num_gpu_blocks_override", &["num_gpu_blocks_override"]),
 ];
 
+/// Members of a group that logs print under another name.
+const MEMBERS: [(&str, &str); 1] = [("speculative_config.num_speculative_tokens", "num_spec_tokens")];
+
 /// Short names of `deploy:`.
 const DEPLOY: [(&str, &str); 4] = [
     ("tp", "tensor_parallel_size"),
@@ -92,21 +93,16 @@ pub fn compare(
     let mut effective = BTreeMap::new();
     let mut differences = Vec::new();
     let mut not_shown = Vec::new();
-    for (key, names) in SETTINGS {
-        let shown = server_info
-            .and_then(|info| find_leaf(info, names))
-            .or_else(|| names.iter().find_map(|name| log.engine_config.get(*name)))
-            .or_else(|| names.iter().find_map(|name| log.non_default_args.get(*name)))
-            .map(plain);
+    let others = requested.keys().filter(|key| !SETTINGS.iter().any(|(known, _)| known == key));
+    let keys: Vec<&str> = SETTINGS.iter().map(|(key, _)| *key).chain(others.map(String::as_str)).collect();
+    for key in keys {
+        let shown = shown(key, log, server_info);
         if let Some(wanted) = requested.get(key) {
             match &shown {
-                Some(shown) if !is_same(key, wanted, shown) => differences.push(Difference {
-                    key: key.to_owned(),
-                    requested: wanted.clone(),
-                    effective: shown.clone(),
-                }),
-                Some(_) => {}
-                None => not_shown.push(key.to_owned()),
+                Some(shown) if is_comparable(wanted, shown) && !is_same(key, wanted, shown) => differences
+                    .push(Difference { key: key.to_owned(), requested: wanted.clone(), effective: shown.clone() }),
+                Some(shown) if is_comparable(wanted, shown) => {}
+                _ => not_shown.push(key.to_owned()),
             }
         }
         if let Some(shown) = shown {
@@ -120,14 +116,58 @@ pub fn compare(
         effective,
         differences,
         not_shown,
-        kv_cache_tokens: log.kv_cache_tokens,
-        max_concurrency: log.max_concurrency,
-        available_kv_gib: log.available_kv_gib,
-        model_load_gib: log.model_load_gib,
+        engine: log.engine.clone(),
         debug_logging: log.is_debug,
     }
 }
 
+/// What the engine shows for a setting, by its own or another engine's name.
+fn shown(key: &str, log: &ServerLogFacts, server_info: Option<&Value>) -> Option<Value> {
+    let known = SETTINGS.iter().find(|(known, _)| *known == key).map(|(_, names)| *names);
+    let (group, leaf) = key.rsplit_once('.').map_or((None, key), |(group, leaf)| (Some(group), leaf));
+    let leaf_alias = MEMBERS.iter().find(|(name, _)| *name == key).map(|(_, alias)| *alias);
+    let own = [Some(leaf), leaf_alias].into_iter().flatten().collect::<Vec<_>>();
+    let names = known.unwrap_or(&own);
+    let Some(group) = group else {
+        let by_info = server_info.and_then(|info| find_leaf(info, names));
+        return by_info
+            .or_else(|| names.iter().find_map(|name| log.engine_config.get(*name)))
+            .or_else(|| names.iter().find_map(|name| log.non_default_args.get(*name)))
+            .map(plain);
+    };
+    let member = |section: &Value| match section {
+        Value::Object(map) => names.iter().find_map(|name| map.get(*name)).cloned(),
+        // `SpeculativeConfig(method='ngram', …)`: the log prints objects so.
+        Value::String(text) => {
+            let (_, inside) = text.split_once('(')?;
+            let members = parse_kwargs(inside.strip_suffix(')').unwrap_or(inside));
+            names.iter().find_map(|name| members.get(*name)).cloned()
+        }
+        _ => None,
+    };
+    let by_info = server_info.and_then(|info| find_section(info, group)).and_then(member);
+    by_info
+        .or_else(|| log.engine_config.get(group).and_then(member))
+        .or_else(|| log.non_default_args.get(group).and_then(member))
+        .as_ref()
+        .map(plain)
+}
+
+/// A section of this name anywhere in the engine's configuration.
+fn find_section<'a>(info: &'a Value, name: &str) -> Option<&'a Value> {
+    fn search<'a>(value: &'a Value, name: &str, depth: u32) -> Option<&'a Value> {
+        let map = value.as_object()?;
+        let own = map.get(name).filter(|section| section.is_object());
+        if own.is_some() || depth == 0 {
+            return own;
+        }
+        map.values().find_map(|child| search(child, name, depth - 1))
+    }
+    search(info, name, 4)
+}
+
+/// What was asked for: `deploy` and every leaf of `serve`, by the engine's names. What goes through verbatim
+/// (`extra_args`) is text and cannot be compared.
 fn requested(config: &Value) -> BTreeMap<String, Value> {
     let section = |name: &str| config.get(name).and_then(Value::as_object);
     let mut requested = BTreeMap::new();
@@ -137,15 +177,25 @@ fn requested(config: &Value) -> BTreeMap<String, Value> {
             requested.insert(name.to_owned(), value.clone());
         }
     }
-    let known = |name: &str| SETTINGS.iter().any(|(key, _)| *key == name);
-    for (name, value) in section("serve").into_iter().flatten() {
-        let name = name.replace('-', "_");
-        // A null is "leave it to the engine".
-        if known(&name) && !value.is_null() {
-            requested.insert(name, value.clone());
-        }
+    for (name, value) in section("serve").into_iter().flatten().filter(|(name, _)| *name != "extra_args") {
+        leaves(&engine_path(name), value, &mut requested);
     }
     requested
+}
+
+fn leaves(path: &str, value: &Value, into: &mut BTreeMap<String, Value>) {
+    match value {
+        // A null is "leave it to the engine".
+        Value::Null => {}
+        Value::Object(map) if !map.is_empty() => {
+            for (name, member) in map {
+                leaves(&format!("{path}.{name}"), member, into);
+            }
+        }
+        leaf => {
+            into.insert(path.to_owned(), leaf.clone());
+        }
+    }
 }
 
 /// The first scalar of one of these names, in sections whose own name ends in `config` before all others.
@@ -156,7 +206,9 @@ fn find_leaf<'a>(info: &'a Value, names: &[&str]) -> Option<&'a Value> {
             return own;
         }
         let children = || map.iter().filter_map(|(name, value)| Some((name, value.as_object()?)));
-        let (sections, others): (Vec<_>, Vec<_>) = children().partition(|(name, _)| name.ends_with("config"));
+        // The draft model's configuration repeats the names of the served one's.
+        let children = children().filter(|(name, _)| *name != "speculative_config");
+        let (sections, others): (Vec<_>, Vec<_>) = children.partition(|(name, _)| name.ends_with("config"));
         sections.into_iter().chain(others).find_map(|(_, child)| search(child, names, depth - 1))
     }
     search(info.as_object()?, names, 4)
@@ -168,6 +220,14 @@ fn plain(value: &Value) -> Value {
         Some(text) => text.into(),
         None => value.clone(),
     }
+}
+
+/// A level (`compilation_config: 3`) says nothing about the object that an engine makes of it, nor does a null that
+/// stands for "decided elsewhere" about a setting that was made.
+fn is_comparable(requested: &Value, effective: &Value) -> bool {
+    requested.is_object() == effective.is_object()
+        && requested.is_array() == effective.is_array()
+        && !effective.is_null()
 }
 
 fn is_same(key: &str, requested: &Value, effective: &Value) -> bool {
@@ -262,10 +322,46 @@ mod tests {
         let differing: Vec<(&str, &Value)> =
             effective.differences.iter().map(|d| (d.key.as_str(), &d.effective)).collect();
         assert_eq!(differing, [("max_num_seqs", &json!(4)), ("enable_chunked_prefill", &json!(true))]);
-        assert_eq!(effective.not_shown, ["block_size"]);
+        assert_eq!(effective.not_shown, ["block_size", "swap_space"]);
         assert_eq!(effective.effective.get("dtype"), Some(&json!("bfloat16")));
-        assert!(!effective.requested.contains_key("swap_space") && !effective.requested.contains_key("seed"));
+        assert!(!effective.requested.contains_key("seed"));
         assert_eq!(effective.engine_version.as_deref(), Some("0.32.0"));
+    }
+
+    #[test]
+    fn groups_are_compared_member_by_member() {
+        let config = json!({"serve": {
+            "speculative_config": {"method": "ngram", "num_speculative_tokens": 4, "prompt_lookup_max": 3},
+            "eplb.num_redundant_experts": 32, "kv_cache_memory_bytes": "64M", "extra_args": ["--x"],
+        }});
+        let requested = requested(&config);
+        let keys: Vec<&str> = requested.keys().map(String::as_str).collect();
+        assert_eq!(
+            keys,
+            [
+                "eplb_config.num_redundant_experts",
+                "kv_cache_memory_bytes",
+                "speculative_config.method",
+                "speculative_config.num_speculative_tokens",
+                "speculative_config.prompt_lookup_max",
+            ]
+        );
+        let log = facts(
+            json!({"speculative_config": "SpeculativeConfig(method='ngram', model=None, num_spec_tokens=2)"}),
+            json!({"speculative_config": {"method": "ngram", "num_speculative_tokens": 4, "prompt_lookup_max": 3}}),
+        );
+        let by_log = compare(&config, &log, None, None);
+        let differing: Vec<&str> = by_log.differences.iter().map(|d| d.key.as_str()).collect();
+        assert_eq!(differing, ["speculative_config.num_speculative_tokens"]);
+        assert_eq!(by_log.effective.get("speculative_config.prompt_lookup_max"), Some(&json!(3)));
+        let info = json!({"vllm_config": {
+            "cache_config": {"kv_cache_memory_bytes": 1_073_741_824},
+            "parallel_config": {"eplb_config": {"num_redundant_experts": 32}},
+            "speculative_config": {"method": "ngram", "num_speculative_tokens": 4, "prompt_lookup_max": 3},
+        }});
+        let by_info = compare(&config, &log, Some(&info), None);
+        let differing: Vec<&str> = by_info.differences.iter().map(|d| d.key.as_str()).collect();
+        assert_eq!((differing, by_info.not_shown.len()), (vec!["kv_cache_memory_bytes"], 0));
     }
 
     #[test]

@@ -1,5 +1,4 @@
-//! What this machine is: the part of `env.lock.json` that no plan knows. Everything is optional; what cannot be found out
-//! is left out.
+//! What this machine is. Everything is optional; what cannot be found out is left out.
 
 use std::fs;
 use std::io::Read;
@@ -36,19 +35,15 @@ pub struct Gpu {
     pub driver: String,
     /// Memory as printed, with its unit.
     pub memory: String,
-}
-
-/// `env.lock.json`: what a point really ran on.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct EnvLock {
-    /// Version of this file.
-    pub schema: u32,
-    /// Version of this program.
-    pub servelab: String,
-    /// Version that the engine reported.
-    pub engine_version: Option<String>,
-    /// The machine.
-    pub machine: Machine,
+    /// Highest SM clock as printed, with its unit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_sm_clock: Option<String>,
+    /// SM clock that applications get, as printed, with its unit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub application_clock: Option<String>,
+    /// Power limit as printed, with its unit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub power_limit: Option<String>,
 }
 
 impl Machine {
@@ -74,7 +69,8 @@ impl Machine {
 
 fn nvidia_gpus() -> Vec<Gpu> {
     let mut command = Command::new("nvidia-smi");
-    command.args(["--query-gpu=name,driver_version,memory.total", "--format=csv,noheader"]);
+    let fields = "name,driver_version,memory.total,clocks.max.sm,clocks.applications.graphics,power.limit";
+    command.args([&format!("--query-gpu={fields}"), "--format=csv,noheader"]);
     // On a machine with a broken driver nvidia-smi hangs rather than fails.
     output_within(&mut command, Duration::from_secs(10)).map(|text| parse_gpus(&text)).unwrap_or_default()
 }
@@ -82,13 +78,17 @@ fn nvidia_gpus() -> Vec<Gpu> {
 fn parse_gpus(csv: &str) -> Vec<Gpu> {
     let parse = |line: &str| {
         let mut fields = line.split(',').map(|field| field.trim().to_owned());
-        Some(Gpu { name: fields.next()?, driver: fields.next()?, memory: fields.next()? })
+        let (name, driver, memory) = (fields.next()?, fields.next()?, fields.next()?);
+        // `[N/A]`, `[Not Supported]`: the device does not say.
+        let mut optional = || fields.next().filter(|text| !text.is_empty() && !text.starts_with('['));
+        let (max_sm_clock, application_clock, power_limit) = (optional(), optional(), optional());
+        Some(Gpu { name, driver, memory, max_sm_clock, application_clock, power_limit })
     };
     csv.lines().filter_map(parse).collect()
 }
 
 /// Standard output of a command that succeeds in time; the command is killed otherwise. Meant for short outputs.
-fn output_within(command: &mut Command, limit: Duration) -> Option<String> {
+pub(crate) fn output_within(command: &mut Command, limit: Duration) -> Option<String> {
     let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().ok()?;
     let deadline = Instant::now() + limit;
     let status = loop {
@@ -120,10 +120,13 @@ mod tests {
 
     #[test]
     fn gpu_lists() {
-        let text = "NVIDIA H200, 570.86.15, 143771 MiB\nNVIDIA H200, 570.86.15, 143771 MiB\n";
+        let text =
+            "NVIDIA H200, 570.86.15, 143771 MiB, 1980 MHz, [N/A], 700.00 W\nNVIDIA H200, 570.86.15, 143771 MiB\n";
         let gpus = parse_gpus(text);
         assert_eq!(gpus.len(), 2);
         assert_eq!((gpus[0].name.as_str(), gpus[0].memory.as_str()), ("NVIDIA H200", "143771 MiB"));
+        assert_eq!((gpus[0].max_sm_clock.as_deref(), gpus[0].application_clock.as_deref()), (Some("1980 MHz"), None));
+        assert_eq!((gpus[0].power_limit.as_deref(), gpus[1].power_limit.as_deref()), (Some("700.00 W"), None));
         assert!(parse_gpus("No devices were found\n").is_empty());
     }
 

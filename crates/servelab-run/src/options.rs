@@ -76,6 +76,10 @@ pub struct RunOptions {
     pub scrape_interval: Duration,
     /// GPU model, when the site knows it better than nvidia-smi.
     pub gpu_model: Option<String>,
+    /// Folder of the study file, whose git commit is recorded.
+    pub study_folder: Option<PathBuf>,
+    /// The site's container image, as it is named there.
+    pub container_image: Option<String>,
 }
 
 impl Default for RunOptions {
@@ -93,6 +97,8 @@ impl Default for RunOptions {
             load_threads: 1,
             scrape_interval: Duration::from_millis(500),
             gpu_model: None,
+            study_folder: None,
+            container_image: None,
         }
     }
 }

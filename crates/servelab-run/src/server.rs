@@ -2,6 +2,7 @@
 //! ended. Which cells it serves is the run's business.
 
 use std::cell::Cell;
+use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
@@ -17,17 +18,19 @@ use servelab_store::{AttemptDir, FailureReport, Root, write_atomic, write_json};
 use crate::control::RunControl;
 use crate::diagnosis::ServerFailure;
 use crate::effective::{EffectiveConfig, compare};
-use crate::environment::{EnvLock, Machine};
+use crate::environment::Machine;
+use crate::envlock::{EnvLock, Surroundings};
 use crate::error::RunError;
 use crate::launch::{Engine, command_line, command_text, environment, served_model};
 use crate::nodes::{Allocation, own_address};
 use crate::observe::ServerPhase;
 use crate::options::LaunchOptions;
 use crate::port::{ReservedPort, reserve_port};
+use crate::probe::{ProbeOutcome, with_settings};
 use crate::process::{ProcessError, ServerCommand, ServerProcess};
-use crate::ready::{NotReady, ReadyCheck, wait_ready};
+use crate::ready::{NotReady, Ready, ReadyCheck, wait_ready};
 use crate::recorder::Recorder;
-use crate::serverlog::ServerLogFacts;
+use crate::serverlog::{ServerLogFacts, cache_facts};
 use crate::span::{Meeting, Spread, environment_line, nodes_of, rank_arguments, remote_command, spread_of};
 
 /// Starts that found their port taken before another code is reported.
@@ -46,9 +49,19 @@ pub(crate) struct Launcher<'a> {
     pub(crate) recorder: &'a Recorder<'a>,
     pub(crate) control: &'a RunControl,
     pub(crate) machine: Machine,
+    pub(crate) surroundings: Surroundings,
     pub(crate) allocation: Allocation,
     /// Starts so far; numbers log folders and tokens.
     pub(crate) starts: Cell<u32>,
+}
+
+/// A server that answers, before it was asked anything.
+struct Reached {
+    process: Option<ServerProcess>,
+    ports: Vec<ReservedPort>,
+    base_url: String,
+    log: Option<PathBuf>,
+    ready: Ready,
 }
 
 /// A server on several nodes.
@@ -73,6 +86,8 @@ pub(crate) struct PointServer {
     api_key: Option<ApiKey>,
     log: Option<PathBuf>,
     pub(crate) effective: EffectiveConfig,
+    /// Settings that a first start told.
+    pub(crate) probed: BTreeMap<String, Value>,
     can_reset_cache: bool,
 }
 
@@ -85,6 +100,13 @@ impl Launcher<'_> {
         attempts: &[AttemptDir],
     ) -> Result<StartOutcome, RunError> {
         let model = served_model(point, role);
+        let probed = match self.probe(point, role, attempts)? {
+            ProbeOutcome::Known(probed) => probed,
+            ProbeOutcome::Failed(failure) => return Ok(StartOutcome::Failed(failure)),
+            ProbeOutcome::Cancelled => return Ok(StartOutcome::Cancelled),
+        };
+        let with_probed = role.map(|role| with_settings(point, role, &probed));
+        let role = with_probed.as_ref();
         let (engine_url, role) = match (self.engine, role) {
             (Engine::External { url }, _) => (url, None),
             (_, role) => (&String::new(), role),
@@ -108,8 +130,10 @@ impl Launcher<'_> {
             let (mut process, log) = process.map_or((None, None), |(process, log)| (Some(process), Some(log)));
             let number = ports.first().map(ReservedPort::port);
             match self.wait(point, &model, &base_url, number, process.as_mut(), log.as_deref())? {
-                Ok(()) => {
-                    return self.up(point, process, ports, base_url, log).map(|up| StartOutcome::Up(Box::new(up)));
+                Ok(ready) => {
+                    let reached = Reached { process, ports, base_url, log, ready };
+                    let up = self.up(point, reached, &probed);
+                    return up.map(|up| StartOutcome::Up(Box::new(up)));
                 }
                 Err(NotReady::Cancelled) => {
                     self.end(process.as_mut(), "cancelled start");
@@ -134,7 +158,7 @@ impl Launcher<'_> {
         }
     }
 
-    fn spawn(
+    pub(crate) fn spawn(
         &self,
         point: &PlannedPoint,
         role: &RolePlan,
@@ -245,7 +269,7 @@ impl Launcher<'_> {
         own_port: Option<u16>,
         process: Option<&mut ServerProcess>,
         log: Option<&Path>,
-    ) -> Result<Result<(), NotReady>, RunError> {
+    ) -> Result<Result<Ready, NotReady>, RunError> {
         let started = Instant::now();
         let at = process.as_ref().map_or_else(|| base_url.to_owned(), |p| format!("{base_url}, process {}", p.pid()));
         self.recorder.server(&point.id, ServerPhase::Starting, 0.0, Some(at))?;
@@ -270,7 +294,7 @@ impl Launcher<'_> {
         Ok(match wait_ready(&check, process, &|| self.control.is_stopping(), &mut progress) {
             Ok(ready) => {
                 self.recorder.server(&point.id, ServerPhase::Ready, ready.waited.as_secs_f64(), None)?;
-                Ok(())
+                Ok(ready)
             }
             Err(error) => Err(error),
         })
@@ -279,11 +303,10 @@ impl Launcher<'_> {
     fn up(
         &self,
         point: &PlannedPoint,
-        process: Option<ServerProcess>,
-        ports: Vec<ReservedPort>,
-        base_url: String,
-        log: Option<PathBuf>,
+        reached: Reached,
+        probed: &BTreeMap<String, Value>,
     ) -> Result<PointServer, RunError> {
+        let Reached { process, ports, base_url, log, ready } = reached;
         let api_key = self.options.api_key.clone();
         let ask = |path: &str, timeout: Duration| -> Option<Value> {
             let reply = get_text(&format!("{base_url}{path}"), timeout, api_key.as_ref()).ok()?;
@@ -293,22 +316,28 @@ impl Launcher<'_> {
         let server_info = ask("/server_info?config_format=json", INFO_TIMEOUT);
         let text = log.as_deref().and_then(|path| fs::read(path).ok()).unwrap_or_default();
         let facts = ServerLogFacts::parse(&String::from_utf8_lossy(&text));
-        let effective = compare(&point.config, &facts, server_info.as_ref(), version.as_deref());
+        let mut asked = point.config.clone();
+        if let Some(serve) = asked.get_mut("serve").and_then(Value::as_object_mut) {
+            serve.extend(probed.clone());
+        }
+        let mut effective = compare(&asked, &facts, server_info.as_ref(), version.as_deref());
+        // Of a server that was there already we know no start.
+        effective.engine.ready_s = process.is_some().then_some(ready.waited.as_secs_f64());
+        let page = get_text(&format!("{base_url}/metrics"), ASK_TIMEOUT, api_key.as_ref());
+        let page = page.ok().filter(servelab_load::http::Reply::is_success);
+        cache_facts(&mut effective.engine, page.as_ref().map_or("", |reply| &reply.body));
         let point_dir = self.root.point_dir(&point.id)?;
         write_json(&point_dir.join("config.json"), &point.config)?;
         write_json(&point_dir.join("effective.json"), &effective)?;
-        let lock = EnvLock {
-            schema: 1,
-            servelab: env!("CARGO_PKG_VERSION").to_owned(),
-            engine_version: effective.engine_version.clone(),
-            machine: self.machine.clone(),
-        };
+        let info = server_info.as_ref().and_then(|info| info.get("system_env"));
+        let lock = EnvLock::new(&self.machine, &self.surroundings, effective.engine_version.clone(), info);
         write_json(&point_dir.join("env.lock.json"), &lock)?;
-        Ok(PointServer { process, _ports: ports, base_url, api_key, log, effective, can_reset_cache: true })
+        let probed = probed.clone();
+        Ok(PointServer { process, _ports: ports, base_url, api_key, log, effective, probed, can_reset_cache: true })
     }
 
     /// Ends a server; what survives even SIGKILL is reported, because nothing else can be done about it.
-    fn end(&self, process: Option<&mut ServerProcess>, why: &str) {
+    pub(crate) fn end(&self, process: Option<&mut ServerProcess>, why: &str) {
         if let Some(process) = process
             && let Err(error) = process.stop_unless_hurried(self.options.stop_grace, &|| self.control.is_forced())
         {

@@ -7,6 +7,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
+use servelab_core::engine_facts::EngineFacts;
 
 use crate::pyliteral::{parse_dict, parse_kwargs};
 
@@ -19,16 +20,8 @@ pub struct ServerLogFacts {
     pub non_default_args: Map<String, Value>,
     /// `with config: …`: what the engine core was initialised with.
     pub engine_config: Map<String, Value>,
-    /// KV cache size in tokens.
-    pub kv_cache_tokens: Option<u64>,
-    /// `Maximum concurrency for N tokens per request: Xx`: (N tokens, X requests).
-    pub max_concurrency: Option<(u64, f64)>,
-    /// Memory left for the KV cache, GiB.
-    pub available_kv_gib: Option<f64>,
-    /// Memory taken by the model's weights, GiB.
-    pub model_load_gib: Option<f64>,
-    /// Seconds that loading the model took, by the engine's own clock.
-    pub model_load_s: Option<f64>,
+    /// Memory, cache sizes, durations.
+    pub engine: EngineFacts,
     /// Lines at DEBUG level were seen.
     pub is_debug: bool,
 }
@@ -53,28 +46,65 @@ impl ServerLogFacts {
             self.engine_version.get_or_insert_with(|| version.to_owned());
             set(&mut self.engine_config, parse_kwargs(config));
         }
-        if let Some(tokens) = after(line, "KV cache size: ").and_then(number) {
-            self.kv_cache_tokens.get_or_insert(tokens as u64);
-        }
-        if let Some(text) = after(line, "Maximum concurrency for ") {
-            let times = after(text, "per request: ").and_then(number);
-            if let Some(pair) = number(text).zip(times) {
-                self.max_concurrency.get_or_insert((pair.0 as u64, pair.1));
-            }
-        }
-        if let Some(gib) = after(line, "Available KV cache memory: ").and_then(number) {
-            self.available_kv_gib.get_or_insert(gib);
-        }
-        if let Some(text) = after(line, "Model loading took ") {
-            if let Some(gib) = number(text) {
-                self.model_load_gib.get_or_insert(gib);
-            }
-            if let Some(seconds) = after(text, " and ").and_then(number) {
-                self.model_load_s.get_or_insert(seconds);
-            }
-        }
+        engine_line(&mut self.engine, line);
         self.is_debug |= is_debug_line(line);
     }
+}
+
+/// One line of a vLLM log, of several versions.
+fn engine_line(engine: &mut EngineFacts, line: &str) {
+    let first = |slot: &mut Option<f64>, value: Option<f64>| {
+        if slot.is_none() {
+            *slot = value;
+        }
+    };
+    if let Some(tokens) = after(line, "KV cache size: ").and_then(number) {
+        engine.kv_cache_tokens.get_or_insert(tokens as u64);
+    }
+    if let Some(text) = after(line, "Maximum concurrency for ")
+        && let Some((tokens, times)) = number(text).zip(after(text, "per request: ").and_then(number))
+        && engine.max_concurrency.is_none()
+    {
+        engine.max_concurrency = Some(times);
+        engine.max_concurrency_tokens = Some(tokens as u64);
+    }
+    first(&mut engine.available_kv_gib, after(line, "Available KV cache memory: ").and_then(number));
+    if let Some(text) = after(line, "Model loading took ") {
+        first(&mut engine.model_memory_gib, number(text));
+        first(&mut engine.model_load_s, after(text, " and ").and_then(number));
+    }
+    // `torch.compile takes 12.3 s in total` (0.9 …), `torch.compile took 12.3 s in total` (newer).
+    if line.contains(" in total") {
+        let compiled = after(line, "torch.compile takes ").or_else(|| after(line, "torch.compile took "));
+        first(&mut engine.compile_s, compiled.and_then(number));
+    }
+    if let Some(text) = after(line, "Graph capturing finished in ") {
+        first(&mut engine.graph_capture_s, number(text));
+        first(&mut engine.graph_memory_gib, after(text, "took ").and_then(number));
+    }
+    if let Some(text) = after(line, "init engine (").and_then(|text| after(text, ") took ")) {
+        first(&mut engine.engine_init_s, number(text));
+    }
+    if let Some(blocks) = after(line, "# GPU blocks: ").or_else(|| after(line, "# CPU blocks: ")).and_then(number)
+        && engine.kv_cache_blocks.is_none()
+    {
+        engine.kv_cache_blocks = Some(blocks as u64);
+    }
+}
+
+/// The KV cache's blocks from a page of metrics: newer vLLM versions log tokens only.
+pub fn cache_facts(engine: &mut EngineFacts, page: &str) {
+    let samples = servelab_load::prometheus::parse(page).samples;
+    let Some(info) = samples.iter().find(|sample| sample.name == "vllm:cache_config_info") else { return };
+    let label = |name: &str| {
+        let (_, value) = info.labels.iter().find(|(label, _)| label == name)?;
+        value.parse::<f64>().ok()
+    };
+    let whole = |name: &str| label(name).map(|value| value as u64);
+    engine.kv_cache_blocks = engine.kv_cache_blocks.or_else(|| whole("num_gpu_blocks"));
+    engine.kv_block_size = whole("block_size");
+    engine.kv_cache_tokens = engine.kv_cache_tokens.or_else(|| whole("kv_cache_size_tokens"));
+    engine.max_concurrency = engine.max_concurrency.or_else(|| label("kv_cache_max_concurrency"));
 }
 
 fn set(slot: &mut Map<String, Value>, map: Map<String, Value>) {
@@ -136,16 +166,45 @@ mod tests {
              INFO [gpu_model_runner.py:1] Model loading took 14.9888 GiB and 6.33 seconds\n\
              INFO [kv.py:1] GPU KV cache size: 1,234,567 tokens\n\
              INFO [kv.py:1] Maximum concurrency for 32,768 tokens per request: 61.44x\n\
+             INFO [backends.py:1] torch.compile takes 9.50 s (compile range (1, 8192)), cache saved\n\
+             INFO [monitor.py:34] torch.compile takes 15.64 s in total\n\
+             INFO [gpu_model_runner.py:1] Graph capturing finished in 20 secs, took 0.61 GiB\n\
+             INFO [executor.py:1] # GPU blocks: 77160, # CPU blocks: 0\n\
+             INFO [core.py:1] init engine (profile, create kv cache, warmup model) took 48.06 seconds\n\
              INFO [kv.py:1] GPU KV cache size: 5 tokens\n",
         );
         assert_eq!(facts.engine_version.as_deref(), Some("0.11.0"));
         assert_eq!(facts.non_default_args.get("max_num_seqs"), Some(&json!(8)));
         assert_eq!(facts.engine_config.get("max_seq_len"), Some(&json!(2048)));
-        assert_eq!(facts.kv_cache_tokens, Some(1_234_567));
-        assert_eq!(facts.max_concurrency, Some((32_768, 61.44)));
-        assert_eq!(facts.available_kv_gib, Some(3.18));
-        assert_eq!((facts.model_load_gib, facts.model_load_s), (Some(14.9888), Some(6.33)));
+        let expected = EngineFacts {
+            model_memory_gib: Some(14.9888),
+            model_load_s: Some(6.33),
+            kv_cache_tokens: Some(1_234_567),
+            kv_cache_blocks: Some(77_160),
+            available_kv_gib: Some(3.18),
+            max_concurrency: Some(61.44),
+            max_concurrency_tokens: Some(32_768),
+            compile_s: Some(15.64),
+            graph_capture_s: Some(20.0),
+            graph_memory_gib: Some(0.61),
+            engine_init_s: Some(48.06),
+            ..EngineFacts::default()
+        };
+        assert_eq!(facts.engine, expected);
         assert!(!facts.is_debug);
+    }
+
+    #[test]
+    fn blocks_are_read_from_the_metrics() {
+        let page = "vllm:cache_config_info{block_size=\"128\",engine=\"0\",num_gpu_blocks=\"16384\",num_cpu_blocks=\"None\"} 1.0\n";
+        let mut engine = EngineFacts { kv_cache_tokens: Some(7), ..EngineFacts::default() };
+        cache_facts(&mut engine, page);
+        assert_eq!(
+            (engine.kv_cache_blocks, engine.kv_block_size, engine.kv_cache_tokens),
+            (Some(16_384), Some(128), Some(7))
+        );
+        cache_facts(&mut engine, "nothing");
+        assert_eq!(engine.kv_cache_blocks, Some(16_384));
     }
 
     #[test]
@@ -170,8 +229,9 @@ mod tests {
         };
         let facts = ServerLogFacts::parse(&log);
         assert_eq!(facts.engine_version.as_deref(), Some("0.32.0"));
-        assert_eq!(facts.kv_cache_tokens, Some(2_097_152));
-        assert_eq!(facts.max_concurrency, Some((2048, 1024.0)));
+        assert_eq!(facts.engine.kv_cache_tokens, Some(2_097_152));
+        assert_eq!((facts.engine.max_concurrency, facts.engine.max_concurrency_tokens), (Some(1024.0), Some(2048)));
+        assert_eq!((facts.engine.engine_init_s, facts.engine.model_memory_gib), (Some(0.51), None));
         for (key, expected) in [
             ("max_seq_len", json!(2048)),
             ("dtype", json!("torch.bfloat16")),

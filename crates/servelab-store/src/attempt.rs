@@ -1,9 +1,11 @@
 //! One attempt at a cell: what is in its folder and in which order it is written. `state.json` is written last, so a result
 //! counts only when the state says that the attempt is over. Records keep their own formats (`records`).
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
+use servelab_core::engine_facts::EngineFacts;
 use servelab_core::ids::CellId;
 use servelab_core::record::{ClockEpoch, EventRecord, PromSample, RequestRecord};
 use servelab_core::result::{BenchResult, RESULT_SCHEMA_VERSION};
@@ -79,6 +81,12 @@ pub struct WindowInfo {
     /// Position of this cell in the order in which its server start ran its cells, from 0.
     #[serde(default)]
     pub order: Option<u32>,
+    /// What the engine said about itself while it started.
+    #[serde(default, skip_serializing_if = "EngineFacts::is_empty")]
+    pub engine: EngineFacts,
+    /// Settings that a first start of the server told (`probe:`).
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub probed: BTreeMap<String, serde_json::Value>,
 }
 
 /// `failure.json`: why an attempt failed, for people and for `--retry`.

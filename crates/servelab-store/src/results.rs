@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value;
+use servelab_core::engine_facts::EngineFacts;
 use servelab_core::plan::{Plan, PlannedCell, PlannedPoint};
 use servelab_core::result::{BenchResult, Quantiles, Severity, Verdict};
 use servelab_core::state::CellState;
@@ -55,12 +56,40 @@ const METRIC_COLUMNS: [(&str, ColumnKind); 7] = [
 const LATENCIES: [&str; 5] = ["ttft", "itl", "tpot", "e2e_latency", "ttft_sched"];
 const LATENCY_STATISTICS: [&str; 4] = ["mean", "p50", "p95", "p99"];
 
-const SERVER_COLUMNS: [(&str, ColumnKind); 5] = [
+const SERVER_COLUMNS: [(&str, ColumnKind); 33] = [
     ("prom_preemptions", Float),
     ("prom_cache_usage", Float),
     ("prom_cache_usage_max", Float),
     ("prom_requests_running", Float),
     ("prom_requests_waiting", Float),
+    ("prom_prefix_hit_rate", Float),
+    ("prom_queue_time_mean_ms", Float),
+    ("prom_prefill_time_mean_ms", Float),
+    ("prom_decode_time_mean_ms", Float),
+    ("prom_ttft_mean_ms", Float),
+    ("prom_itl_mean_ms", Float),
+    ("spec_acceptance_rate", Float),
+    ("spec_mean_length", Float),
+    ("spec_acceptance_by_position", Text),
+    ("gpu_power_mean_w", Float),
+    ("gpu_power_max_w", Float),
+    ("gpu_energy_j", Float),
+    ("gpu_busy", Float),
+    ("gpu_sm_active", Float),
+    ("gpu_memory_used_max_mib", Float),
+    ("energy_per_token_j", Float),
+    ("model_memory_gib", Float),
+    ("kv_cache_tokens", Int),
+    ("kv_cache_blocks", Int),
+    ("available_kv_gib", Float),
+    ("kv_max_concurrency", Float),
+    ("kv_max_concurrency_tokens", Int),
+    ("model_load_s", Float),
+    ("compile_s", Float),
+    ("graph_capture_s", Float),
+    ("graph_memory_gib", Float),
+    ("engine_init_s", Float),
+    ("server_ready_s", Float),
 ];
 
 /// Facts about the whole study that neither the plan nor an attempt may know; an attempt's own word wins.
@@ -183,7 +212,7 @@ impl ResultRow {
 
     /// Value of a parameter: the varied one, else what the configuration says.
     pub fn parameter(&self, name: &str) -> Option<&Value> {
-        self.point.factors.get(name).or_else(|| {
+        self.point.factors.get(name).or_else(|| self.window.probed.get(name)).or_else(|| {
             let path: Vec<&str> = name.split('.').collect();
             ["serve", "deploy"].iter().find_map(|section| {
                 let mut full = vec![*section];
@@ -262,13 +291,35 @@ impl ResultRow {
             "simulated" => self.is_simulated().into(),
             "gpus" => self.point.gpus.into(),
             "nodes" => self.point.nodes.into(),
-            _ => self.result.as_ref().map_or(CellValue::Null, |result| result_value(result, column)),
+            _ => match start_value(&self.window.engine, column) {
+                Some(value) => value,
+                None => self.result.as_ref().map_or(CellValue::Null, |result| result_value(result, column)),
+            },
         }
     }
 
     fn config(&self, path: &[&str]) -> Option<&Value> {
         path.iter().try_fold(&self.point.config, |value, key| value.get(key)).filter(|value| !value.is_null())
     }
+}
+
+/// A column about the server's start; `None` for a name that is none.
+fn start_value(engine: &EngineFacts, column: &str) -> Option<CellValue> {
+    Some(match column {
+        "model_memory_gib" => engine.model_memory_gib.into(),
+        "kv_cache_tokens" => engine.kv_cache_tokens.into(),
+        "kv_cache_blocks" => engine.kv_cache_blocks.into(),
+        "available_kv_gib" => engine.available_kv_gib.into(),
+        "kv_max_concurrency" => engine.max_concurrency.into(),
+        "kv_max_concurrency_tokens" => engine.max_concurrency_tokens.into(),
+        "model_load_s" => engine.model_load_s.into(),
+        "compile_s" => engine.compile_s.into(),
+        "graph_capture_s" => engine.graph_capture_s.into(),
+        "graph_memory_gib" => engine.graph_memory_gib.into(),
+        "engine_init_s" => engine.engine_init_s.into(),
+        "server_ready_s" => engine.ready_s.into(),
+        _ => return None,
+    })
 }
 
 /// A column's key in `result.json`, for those that another tool's file may say nothing about.
@@ -306,8 +357,43 @@ fn result_value(result: &BenchResult, column: &str) -> CellValue {
         "prom_cache_usage_max" => server.and_then(|server| server.kv_usage_max).into(),
         "prom_requests_running" => server.and_then(|server| server.running_mean).into(),
         "prom_requests_waiting" => server.and_then(|server| server.waiting_mean).into(),
-        _ => latency_value(result, column).into(),
+        "prom_prefix_hit_rate" => server.and_then(|server| server.prefix_hit_rate).into(),
+        "prom_queue_time_mean_ms" => server.and_then(|server| server.queue_time_mean_ms).into(),
+        "prom_prefill_time_mean_ms" => server.and_then(|server| server.prefill_time_mean_ms).into(),
+        "prom_decode_time_mean_ms" => server.and_then(|server| server.decode_time_mean_ms).into(),
+        "prom_ttft_mean_ms" => server.and_then(|server| server.ttft_mean_ms).into(),
+        "prom_itl_mean_ms" => server.and_then(|server| server.itl_mean_ms).into(),
+        _ => match server_part_value(result, column) {
+            Some(value) => value,
+            None => latency_value(result, column).into(),
+        },
     }
+}
+
+/// A column about speculative decoding or the GPUs; `None` for a name that is none.
+fn server_part_value(result: &BenchResult, column: &str) -> Option<CellValue> {
+    let server = result.server.as_ref();
+    let speculation = server.and_then(|server| server.speculation.as_ref());
+    let gpu = server.and_then(|server| server.gpu.as_ref());
+    Some(match column {
+        "spec_acceptance_rate" => speculation.map(|spec| spec.acceptance_rate).into(),
+        "spec_mean_length" => speculation.map(|spec| spec.mean_length).into(),
+        "spec_acceptance_by_position" => {
+            let shares = speculation.map(|spec| &spec.acceptance_by_position).filter(|shares| !shares.is_empty());
+            shares.map(|shares| shares.iter().map(|share| format!("{share:.4}")).collect::<Vec<_>>().join(";")).into()
+        }
+        "gpu_power_mean_w" => gpu.and_then(|gpu| gpu.power_mean_w).into(),
+        "gpu_power_max_w" => gpu.and_then(|gpu| gpu.power_max_w).into(),
+        "gpu_energy_j" => gpu.and_then(|gpu| gpu.energy_j).into(),
+        "gpu_busy" => gpu.and_then(|gpu| gpu.busy_mean).into(),
+        "gpu_sm_active" => gpu.and_then(|gpu| gpu.sm_active_mean).into(),
+        "gpu_memory_used_max_mib" => gpu.and_then(|gpu| gpu.memory_used_max_mib).into(),
+        "energy_per_token_j" => {
+            let rate = Some(result.throughput.output_tokens_per_s).filter(|rate| *rate > 0.0);
+            gpu.and_then(|gpu| gpu.power_mean_w).zip(rate).map(|(power_w, rate)| power_w / rate).into()
+        }
+        _ => return None,
+    })
 }
 
 fn latency_value(result: &BenchResult, column: &str) -> Option<f64> {
@@ -353,11 +439,14 @@ fn fixed_columns() -> Vec<(String, ColumnKind)> {
     columns
 }
 
-/// Names of the parameters that any of the rows' designs varies, sorted; those that are fixed columns anyway are left out.
+/// Names of the parameters that any of the rows' designs varies or a probe found, sorted; those that are fixed columns anyway are left out.
 pub fn varied_parameters(rows: &[ResultRow]) -> Vec<String> {
     let fixed: BTreeSet<String> = fixed_columns().into_iter().map(|(name, _)| name).collect();
-    let names: BTreeSet<&String> = rows.iter().flat_map(|row| row.point.factors.keys()).collect();
-    names.into_iter().filter(|name| !fixed.contains(*name)).cloned().collect()
+    let own = |row: &'_ ResultRow| -> Vec<String> {
+        row.point.factors.keys().chain(row.window.probed.keys()).cloned().collect()
+    };
+    let names: BTreeSet<String> = rows.iter().flat_map(own).collect();
+    names.into_iter().filter(|name| !fixed.contains(name)).collect()
 }
 
 /// The results table. With `enrich_configs` every setting of the points' configurations is a column of its own, named by

@@ -16,6 +16,30 @@ pub fn metric_title(name: &str) -> String {
         "prom_cache_usage_max" => "KV-cache usage, max",
         "prom_requests_running" => "Running requests, mean",
         "prom_requests_waiting" => "Waiting requests, mean",
+        "prom_prefix_hit_rate" => "Prefix hits",
+        "prom_queue_time_mean_ms" => "Queue (ms)",
+        "prom_prefill_time_mean_ms" => "Prefill (ms)",
+        "prom_decode_time_mean_ms" => "Decode (ms)",
+        "prom_ttft_mean_ms" => "TTFT, server (ms)",
+        "prom_itl_mean_ms" => "ITL, server (ms)",
+        "spec_acceptance_rate" => "Drafts accepted",
+        "spec_mean_length" => "Tokens per step",
+        "gpu_power_mean_w" => "Power (W)",
+        "gpu_energy_j" => "Energy (J)",
+        "gpu_busy" => "GPU busy",
+        "gpu_sm_active" => "SMs active",
+        "gpu_memory_used_max_mib" => "GPU memory (MiB)",
+        "energy_per_token_j" => "Energy per token (J)",
+        "model_memory_gib" => "Model memory (GiB)",
+        "kv_cache_tokens" => "KV cache (tokens)",
+        "kv_cache_blocks" => "KV blocks",
+        "available_kv_gib" => "KV memory (GiB)",
+        "kv_max_concurrency" => "Max concurrency",
+        "model_load_s" => "Load (s)",
+        "compile_s" => "Compile (s)",
+        "graph_capture_s" => "Graphs (s)",
+        "engine_init_s" => "Init (s)",
+        "server_ready_s" => "Ready (s)",
         _ => "",
     };
     if !fixed.is_empty() {
@@ -44,7 +68,17 @@ fn latency_title(name: &str) -> Option<String> {
 
 /// True for metrics that are fractions and read better as percent.
 pub fn is_fraction(name: &str) -> bool {
-    matches!(name, "success" | "success_rate" | "prom_cache_usage" | "prom_cache_usage_max")
+    matches!(
+        name,
+        "success"
+            | "success_rate"
+            | "prom_cache_usage"
+            | "prom_cache_usage_max"
+            | "prom_prefix_hit_rate"
+            | "spec_acceptance_rate"
+            | "gpu_busy"
+            | "gpu_sm_active"
+    )
 }
 
 /// Is more of a metric better? Rates and shares of success are; times, failures, preemptions and queues are not.
@@ -53,6 +87,10 @@ pub fn is_higher_better(name: &str) -> bool {
         || name.starts_with("goodput")
         || name.starts_with("success")
         || name == "total_tokens_generated"
+        || name.starts_with("spec_")
+        || name == "prom_prefix_hit_rate"
+        || name.starts_with("kv_cache_")
+        || name == "kv_max_concurrency"
 }
 
 /// The value of a metric: percent for fractions, four significant digits otherwise.

@@ -91,6 +91,10 @@ fn engine_content(study: &Study) -> Value {
     if !study.engine.fail.is_empty() {
         content.insert("fail".into(), json!(study.engine.fail));
     }
+    // How a setting is found is part of what the server is.
+    if let Some(probe) = crate::probe::content(study) {
+        content.insert("probe".into(), probe);
+    }
     Value::Object(content)
 }
 
@@ -517,9 +521,7 @@ fn warnings(
 
 /// Sections that are read and checked, but that this version does not act on.
 fn not_carried_out(study: &Study) -> Vec<String> {
-    let probed: Vec<&str> = study.probe.keys().collect();
     let sections = [
-        (!probed.is_empty(), format!("`probe`: {} keeps the engine's default", probed.join(", "))),
         (study.accuracy.is_some(), "`accuracy`: answers are not compared with the baseline's".to_owned()),
         (study.network.is_some(), "`network`: the gate is not tested".to_owned()),
         (study.profile.is_some(), "`profile`: no profiler is started".to_owned()),

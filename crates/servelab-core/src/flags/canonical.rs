@@ -103,7 +103,7 @@ fn engine_group(group: &str) -> &str {
 }
 
 /// The dotted path in the engine's terms: `eplb.window_size` → `eplb_config.window_size`.
-pub(super) fn engine_path(name: &str) -> String {
+pub fn engine_path(name: &str) -> String {
     let plain = name.trim().trim_start_matches('-').replace('-', "_");
     match plain.split_once('.') {
         Some((group, member)) => format!("{}.{member}", engine_group(group)),

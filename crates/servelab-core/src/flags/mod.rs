@@ -13,9 +13,9 @@ mod table;
 mod tests;
 
 pub use argv::{Argv, ArgvRequest, Backend, FlagNote, NoteSeverity, RoleDeploy, build_argv, pd_role_extras};
-pub use canonical::{Canonical, Section, canonical_setting};
+pub use canonical::{Canonical, Section, canonical_setting, engine_path};
 pub use help::HelpFlags;
-pub use table::{FlagTable, FlagVerdict};
+pub use table::{FlagTable, FlagVerdict, setting_flag};
 
 /// Whose command line is spoken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

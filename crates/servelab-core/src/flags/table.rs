@@ -199,6 +199,21 @@ impl FlagTable {
     }
 }
 
+/// `group_a.member_b` → `group-a.member_b`: vLLM takes members by the names of its fields.
+fn dashed(path: &str) -> String {
+    match path.split_once('.') {
+        Some((group, member)) => format!("{}.{member}", group.replace('_', "-")),
+        None => path.replace('_', "-"),
+    }
+}
+
+/// The flag of one setting with a plain value, as the engine spells it (`--max-num-seqs`). Nothing is checked.
+pub fn setting_flag(dialect: Dialect, name: &str) -> String {
+    let path = engine_path(name);
+    let mapped = sglang().settings.get(&path).filter(|_| dialect == Dialect::Sglang);
+    format!("--{}", mapped.map_or_else(|| dashed(&path), |mapped| mapped.flag.clone()))
+}
+
 fn nearest_of<'a>(wanted: &str, names: impl Iterator<Item = &'a String>) -> Option<String> {
     let scored = names.map(|name| (strsim::normalized_damerau_levenshtein(wanted, name), name));
     let best = scored.max_by(|(a, _), (b, _)| a.total_cmp(b))?;

@@ -237,6 +237,36 @@ pub const METRIC_DOCS: &[MetricDoc] = &[
         "Δsum / Δcount of the server's histogram",
         "Means only: the smallest histogram bucket is coarser than the differences that matter.",
     ),
+    doc(
+        "server.queue_time_mean_ms, prefill_time_mean_ms, decode_time_mean_ms",
+        "ms",
+        "Δsum / Δcount of the server's histogram",
+        "Where a request's time went by the server's own clock: waiting in its queue, from there to the first token, from the first token to the last. Requests that ended in the window.",
+    ),
+    doc(
+        "server.speculation.acceptance_rate, mean_length, acceptance_by_position",
+        "0–1, tokens, 0–1",
+        "Δaccepted / Δproposed; 1 + Δaccepted / Δdrafts; Δaccepted at a position / Δdrafts",
+        "Speculative decoding over the window, all engines together; absent when nothing was drafted.",
+    ),
+    doc(
+        "server.gpu.power_mean_w, power_max_w, energy_j",
+        "W, W, J",
+        "time-weighted mean and maximum of the sum over GPUs; increase of the energy counter, else mean power × window",
+        "From a DCGM exporter at port 9400 of the node, else from nvidia-smi; absent where neither is there. All GPUs of the node count, also idle ones.",
+    ),
+    doc(
+        "server.gpu.busy_mean, sm_active_mean, memory_used_max_mib, sm_clock_mean_mhz",
+        "0–1, 0–1, MiB, MHz",
+        "time-weighted means over GPUs; maximum of one GPU",
+        "`busy_mean` is the share of time in which any kernel ran; only `sm_active_mean` (DCGM profiling metrics) says how many SMs were in use.",
+    ),
+    doc(
+        "energy_per_token_j",
+        "J",
+        "server.gpu.power_mean_w / throughput.output_tokens_per_s",
+        "Energy of all GPUs per output token of the window; a column of the results table.",
+    ),
 ];
 
 /// The documentation page.

@@ -1,22 +1,30 @@
 //! The server's own metrics over the window: counter increases summed over engines and nodes, time-weighted means and
 //! maxima of gauges. Names changed between engine versions; the alias tables here are the only place that knows.
 
+mod gpu;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::record::PromSample;
-use crate::result::ServerSummary;
+use crate::result::{ServerSummary, SpeculationSummary};
 
 /// Names of one quantity, newest first; the first one that has samples is used, so that a version which shows both the
 /// old and the new name is not counted twice.
 type Aliases = &'static [&'static str];
 
 const PREEMPTIONS: Aliases = &["vllm:num_preemptions_total", "vllm:num_preemptions"];
-const KV_USAGE: Aliases = &["vllm:kv_cache_usage_perc", "vllm:gpu_cache_usage_perc", "sglang:token_usage"];
-const RUNNING: Aliases = &["vllm:num_requests_running", "sglang:num_running_reqs"];
-const WAITING: Aliases = &["vllm:num_requests_waiting", "sglang:num_queue_reqs"];
-const GENERATION_TOKENS: Aliases =
-    &["vllm:generation_tokens_total", "vllm:generation_tokens", "sglang:generation_tokens_total"];
-const PROMPT_TOKENS: Aliases = &["vllm:prompt_tokens_total", "vllm:prompt_tokens", "sglang:prompt_tokens_total"];
+const KV_USAGE: Aliases =
+    &["vllm:kv_cache_usage_perc", "vllm:gpu_cache_usage_perc", "sglang:token_usage", "llamacpp:kv_cache_usage_ratio"];
+const RUNNING: Aliases = &["vllm:num_requests_running", "sglang:num_running_reqs", "llamacpp:requests_processing"];
+const WAITING: Aliases = &["vllm:num_requests_waiting", "sglang:num_queue_reqs", "llamacpp:requests_deferred"];
+const GENERATION_TOKENS: Aliases = &[
+    "vllm:generation_tokens_total",
+    "vllm:generation_tokens",
+    "sglang:generation_tokens_total",
+    "llamacpp:tokens_predicted_total",
+];
+const PROMPT_TOKENS: Aliases =
+    &["vllm:prompt_tokens_total", "vllm:prompt_tokens", "sglang:prompt_tokens_total", "llamacpp:prompt_tokens_total"];
 const PREFIX_HITS: Aliases = &[
     "vllm:prefix_cache_hits_total",
     "vllm:prefix_cache_hits",
@@ -37,6 +45,16 @@ const ITL: Aliases = &[
     "sglang:inter_token_latency_seconds",
     "sglang:time_per_output_token_seconds",
 ];
+const QUEUE_TIME: Aliases =
+    &["vllm:request_queue_time_seconds", "vllm:time_in_queue_requests", "sglang:queue_time_seconds"];
+const PREFILL_TIME: Aliases = &["vllm:request_prefill_time_seconds"];
+const DECODE_TIME: Aliases = &["vllm:request_decode_time_seconds"];
+const DRAFTS: Aliases = &["vllm:spec_decode_num_drafts_total", "vllm:spec_decode_num_drafts"];
+const DRAFT_TOKENS: Aliases = &["vllm:spec_decode_num_draft_tokens_total", "vllm:spec_decode_num_draft_tokens"];
+const ACCEPTED_TOKENS: Aliases =
+    &["vllm:spec_decode_num_accepted_tokens_total", "vllm:spec_decode_num_accepted_tokens"];
+const ACCEPTED_BY_POSITION: Aliases =
+    &["vllm:spec_decode_num_accepted_tokens_per_pos_total", "vllm:spec_decode_num_accepted_tokens_per_pos"];
 const PROCESS_START: &str = "process_start_time_seconds";
 
 /// One time series: (instant, value), ascending.
@@ -47,7 +65,7 @@ type Series = Vec<(i64, f64)>;
 /// scrape periods, and [`counter_interval`] says where they begin and end. Gauges hold from one scrape to the next; when
 /// none fell into the window, the scrapes around it speak for it.
 pub fn server_summary(samples: &[PromSample], window_start_ns: i64, window_end_ns: i64) -> ServerSummary {
-    let scrapes = Scrapes::new(samples, window_start_ns, window_end_ns);
+    let scrapes = Scrapes::of_engines(samples, window_start_ns, window_end_ns);
     let hits = scrapes.increase(PREFIX_HITS);
     let queries = scrapes.increase(PREFIX_QUERIES);
     let running = scrapes.summed_gauge(RUNNING);
@@ -65,6 +83,11 @@ pub fn server_summary(samples: &[PromSample], window_start_ns: i64, window_end_n
         requests_finished: scrapes.increase(FINISHED),
         ttft_mean_ms: scrapes.histogram_mean_ms(TTFT),
         itl_mean_ms: scrapes.histogram_mean_ms(ITL),
+        queue_time_mean_ms: scrapes.histogram_mean_ms(QUEUE_TIME),
+        prefill_time_mean_ms: scrapes.histogram_mean_ms(PREFILL_TIME),
+        decode_time_mean_ms: scrapes.histogram_mean_ms(DECODE_TIME),
+        speculation: scrapes.speculation(),
+        gpu: gpu::summary(samples, window_start_ns, window_end_ns),
         scrapes: scrapes.count,
     }
 }
@@ -82,7 +105,7 @@ pub struct CounterInterval {
 
 /// Finds it; `None` unless a node was scraped at least twice around or in the window.
 pub fn counter_interval(samples: &[PromSample], window_start_ns: i64, window_end_ns: i64) -> Option<CounterInterval> {
-    let scrapes = Scrapes::new(samples, window_start_ns, window_end_ns);
+    let scrapes = Scrapes::of_engines(samples, window_start_ns, window_end_ns);
     let edges = scrapes.edges.values().filter(|(from, to)| from < to);
     edges.fold(None, |found: Option<CounterInterval>, &(from, to)| {
         let (inner, outer) = found.map_or(((from, to), (from, to)), |found| (found.inner, found.outer));
@@ -97,7 +120,7 @@ pub fn counter_interval(samples: &[PromSample], window_start_ns: i64, window_end
 /// How often a server lost its counters inside the window: counters that fell, or another process start time. Counted
 /// once per node and instant.
 pub fn counter_resets(samples: &[PromSample], window_start_ns: i64, window_end_ns: i64) -> u64 {
-    let scrapes = Scrapes::new(samples, window_start_ns, window_end_ns);
+    let scrapes = Scrapes::of_engines(samples, window_start_ns, window_end_ns);
     let mut resets = BTreeSet::new();
     for (metric, all) in &scrapes.series {
         let is_start = *metric == PROCESS_START;
@@ -141,7 +164,13 @@ struct Scrapes<'a> {
 }
 
 impl<'a> Scrapes<'a> {
-    fn new(samples: &'a [PromSample], start_ns: i64, end_ns: i64) -> Self {
+    /// The engines' own metrics. Telemetry of GPUs is read at instants of its own, which must not pass for scrapes of
+    /// the engine: its counters would be cut there.
+    fn of_engines(samples: &'a [PromSample], start_ns: i64, end_ns: i64) -> Self {
+        Self::new(samples.iter().filter(|sample| !gpu::is_telemetry(&sample.metric)), start_ns, end_ns)
+    }
+
+    fn new(samples: impl Iterator<Item = &'a PromSample>, start_ns: i64, end_ns: i64) -> Self {
         let mut series: BTreeMap<&str, BTreeMap<SeriesKey<'a>, Series>> = BTreeMap::new();
         let mut instants: BTreeMap<&str, BTreeSet<i64>> = BTreeMap::new();
         for sample in samples {
@@ -208,6 +237,33 @@ impl<'a> Scrapes<'a> {
     fn increase(&self, aliases: Aliases) -> Option<f64> {
         let increases = self.aliased(aliases).into_iter().filter_map(|(key, series)| self.series_increase(key, series));
         increases.reduce(|a, b| a + b)
+    }
+
+    /// Increases of one counter by the value of a label that is a number.
+    fn increases_by(&self, aliases: Aliases, label: &str) -> BTreeMap<u32, f64> {
+        let mut sums = BTreeMap::new();
+        for (key, series) in self.aliased(aliases) {
+            let value = label_value(key.labels, label).and_then(|text| text.parse::<u32>().ok());
+            if let Some((value, increase)) = value.zip(self.series_increase(key, series)) {
+                *sums.entry(value).or_insert(0.0) += increase;
+            }
+        }
+        sums
+    }
+
+    fn speculation(&self) -> Option<SpeculationSummary> {
+        let drafts = self.increase(DRAFTS).filter(|drafts| *drafts > 0.0)?;
+        let draft_tokens = self.increase(DRAFT_TOKENS).filter(|tokens| *tokens > 0.0)?;
+        let accepted_tokens = self.increase(ACCEPTED_TOKENS)?;
+        let by_position = self.increases_by(ACCEPTED_BY_POSITION, "position");
+        Some(SpeculationSummary {
+            drafts,
+            draft_tokens,
+            accepted_tokens,
+            acceptance_rate: accepted_tokens / draft_tokens,
+            mean_length: 1.0 + accepted_tokens / drafts,
+            acceptance_by_position: by_position.values().map(|accepted| accepted / drafts).collect(),
+        })
     }
 
     fn histogram_mean_ms(&self, aliases: Aliases) -> Option<f64> {
@@ -281,6 +337,31 @@ impl<'a> Scrapes<'a> {
         let max = steps.iter().map(|(_, value)| *value).fold(first.1, f64::max);
         Some(Gauge { mean: if span > 0.0 { integral / span } else { first.1 }, max })
     }
+}
+
+/// The value of one label in `a="x",b="y"`; escapes are left as they are.
+fn label_value<'l>(labels: &'l str, name: &str) -> Option<&'l str> {
+    let mut rest = labels;
+    while let Some((key, after)) = rest.split_once("=\"") {
+        let mut end = None;
+        let mut is_escaped = false;
+        for (at, c) in after.char_indices() {
+            match c {
+                '\\' if !is_escaped => is_escaped = true,
+                '"' if !is_escaped => {
+                    end = Some(at);
+                    break;
+                }
+                _ => is_escaped = false,
+            }
+        }
+        let (value, tail) = (after.get(..end?)?, after.get(end? + 1..)?);
+        if key.trim_start_matches(',') == name {
+            return Some(value);
+        }
+        rest = tail;
+    }
+    None
 }
 
 fn mean(values: impl Iterator<Item = f64>) -> Option<f64> {
@@ -410,6 +491,60 @@ mod tests {
         let got = summary(&samples);
         assert!((got.kv_usage_mean.unwrap() - 0.4).abs() < 1e-12);
         assert_eq!((got.kv_usage_max, got.prefix_hit_rate), (Some(0.6), Some(0.25)));
+    }
+
+    #[test]
+    fn label_values() {
+        for (labels, name, expected) in [
+            (r#"model_name="m",position="2""#, "position", Some("2")),
+            (r#"a="x\",position=\"9",position="1""#, "position", Some("1")),
+            (r#"position="3""#, "pos", None),
+            (r#"position="3"#, "position", None),
+            ("", "position", None),
+        ] {
+            assert_eq!(label_value(labels, name), expected, "{labels}");
+        }
+    }
+
+    #[test]
+    fn speculation_by_position_and_times_of_requests() {
+        let by_position = |t_s: i64, position: u32, value: f64| PromSample {
+            labels: format!("model_name=\"m\",position=\"{position}\""),
+            ..sample(t_s, "0", "vllm:spec_decode_num_accepted_tokens_per_pos_total", value)
+        };
+        let mut samples = vec![
+            sample(10, "0", "vllm:spec_decode_num_drafts_total", 2.0),
+            sample(20, "0", "vllm:spec_decode_num_drafts_total", 12.0),
+            sample(10, "0", "vllm:spec_decode_num_draft_tokens_total", 4.0),
+            sample(20, "0", "vllm:spec_decode_num_draft_tokens_total", 24.0),
+            sample(10, "0", "vllm:spec_decode_num_accepted_tokens_total", 0.0),
+            sample(20, "0", "vllm:spec_decode_num_accepted_tokens_total", 12.0),
+        ];
+        samples.extend([by_position(10, 0, 0.0), by_position(20, 0, 9.0), by_position(10, 1, 1.0)]);
+        samples.push(by_position(20, 1, 4.0));
+        for (metric, sum) in [("queue", 3.0), ("prefill", 1.0), ("decode", 6.0)] {
+            let name = format!("vllm:request_{metric}_time_seconds");
+            samples.extend([(10, 0.0, 0.0), (20, sum, 10.0)].into_iter().flat_map(|(t_s, sum, count)| {
+                [sample(t_s, "0", &format!("{name}_sum"), sum), sample(t_s, "0", &format!("{name}_count"), count)]
+            }));
+        }
+        let got = summary(&samples);
+        let expected = SpeculationSummary {
+            drafts: 10.0,
+            draft_tokens: 20.0,
+            accepted_tokens: 12.0,
+            acceptance_rate: 0.6,
+            mean_length: 2.2,
+            acceptance_by_position: vec![0.9, 0.3],
+        };
+        assert_eq!(got.speculation, Some(expected));
+        assert_eq!(
+            (got.queue_time_mean_ms, got.prefill_time_mean_ms, got.decode_time_mean_ms),
+            (Some(300.0), Some(100.0), Some(600.0))
+        );
+        assert_eq!(summary(&samples[..6]).speculation.map(|spec| spec.acceptance_by_position), Some(Vec::new()));
+        let idle = [samples[0].clone(), sample(20, "0", "vllm:spec_decode_num_drafts_total", 2.0)];
+        assert_eq!(summary(&idle).speculation, None, "nothing was drafted in the window");
     }
 
     #[test]

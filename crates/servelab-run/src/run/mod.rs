@@ -21,6 +21,7 @@ use crate::cell::{Bench, Measured, Subject};
 use crate::control::RunControl;
 use crate::diagnosis::ServerFailure;
 use crate::environment::Machine;
+use crate::envlock::{Surroundings, SurroundingsRequest};
 use crate::error::RunError;
 use crate::estimate::Estimate;
 use crate::job::{Job, job_life, new_job_id, unix_ns};
@@ -111,6 +112,12 @@ pub fn run(
             recorder: &recorder,
             control,
             machine: Machine::detect(),
+            surroundings: Surroundings::detect(&SurroundingsRequest {
+                engine: starts.iter().find_map(|start| engine_program(input, start, allocation.nodes.len())),
+                nodes: &allocation.nodes,
+                study_folder: input.options.study_folder.as_deref(),
+                container_image: input.options.container_image.as_deref(),
+            }),
             allocation,
             starts: Cell::new(0),
         },
@@ -212,12 +219,22 @@ impl<'a> Todo<'a> {
 fn preflight(input: &RunInput<'_>, starts: &[ServerStart<'_>], n_nodes: usize) -> Result<(), RunError> {
     let roles = starts.iter().filter_map(|start| role_to_start(input.engine, start.point, n_nodes).ok().flatten());
     let Some(program) = roles.into_iter().find_map(|role| program(input.engine, role)) else { return Ok(()) };
-    let site_path = input.options.launch.env.iter().find(|(name, _)| name == "PATH").map(|(_, path)| path.into());
-    let search_path: Option<std::ffi::OsString> = site_path.or_else(|| std::env::var_os("PATH"));
-    match find_program(program, search_path.as_deref()) {
+    match find_program(program, search_path(input).as_deref()) {
         Some(_) => Ok(()),
         None => Err(RunError::EngineNotFound { program: program.to_owned() }),
     }
+}
+
+/// The program that serves a start, as the shell finds it.
+fn engine_program(input: &RunInput<'_>, start: &ServerStart<'_>, n_nodes: usize) -> Option<std::path::PathBuf> {
+    let role = role_to_start(input.engine, start.point, n_nodes).ok().flatten()?;
+    find_program(program(input.engine, role)?, search_path(input).as_deref())
+}
+
+/// Where programs are looked for: the site's PATH, else ours.
+fn search_path(input: &RunInput<'_>) -> Option<std::ffi::OsString> {
+    let site_path = input.options.launch.env.iter().find(|(name, _)| name == "PATH").map(|(_, path)| path.into());
+    site_path.or_else(|| std::env::var_os("PATH"))
 }
 
 fn reap_orphans(root: &Root, recorder: &Recorder<'_>) {

@@ -9,6 +9,7 @@ pub(crate) mod problems;
 mod ranking;
 mod results;
 pub(crate) mod rows;
+mod servers;
 #[cfg(test)]
 mod tests;
 
@@ -82,6 +83,7 @@ fn document(input: &ReportInput<'_>) -> Document {
     effects::section(&mut out, input);
     results::section(&mut out, input);
     results::slo_section(&mut out, input);
+    servers::section(&mut out, input);
     advice::section(&mut out, input);
     advice::expectations(&mut out, input);
     problems::failures_section(&mut out, input.rows);

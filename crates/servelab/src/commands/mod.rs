@@ -4,6 +4,7 @@ pub(crate) mod bench;
 pub(crate) mod best;
 pub(crate) mod calibrate;
 pub(crate) mod cancel;
+pub(crate) mod check_engine;
 pub(crate) mod compare;
 pub(crate) mod dataset;
 pub(crate) mod docs;

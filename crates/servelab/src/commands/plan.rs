@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use clap::Args;
 
-use super::{select, stored};
+use super::{check_engine, select, stored};
 use crate::cli::StudyArgs;
 use crate::error::CommandError;
 use crate::predict::reduce::reduce;
@@ -42,6 +42,9 @@ pub(crate) struct PlanArgs {
     /// A captured `vllm serve --help=all` of the target environment; beats the built-in flag tables
     #[arg(long, value_name = "FILE")]
     help_capture: Option<PathBuf>,
+    /// Ask the installed engine whether it takes every distinct flag set (vLLM or SGLang; `--engine-bin` names it)
+    #[arg(long, conflicts_with_all = ["summary", "manifest"])]
+    check_engine: bool,
 }
 
 pub(crate) fn plan(args: &PlanArgs, ui: Ui) -> Result<ExitCode, CommandError> {
@@ -61,16 +64,25 @@ pub(crate) fn plan(args: &PlanArgs, ui: Ui) -> Result<ExitCode, CommandError> {
         let folder = stored::write_plan(&root, &input, &plan, &args.study.study)?;
         ui.say(&format!("wrote {}", folder.display()));
     }
+    let check = if args.check_engine { Some(check_engine::check(&input, &plan, ui)?) } else { None };
     let prediction = if args.predict { Some(predict_plan(&input, &plan, &args.options)?) } else { None };
-    if let (true, Some(cells)) = (args.json, &prediction) {
-        let reduction = reduce(&plan, &input.study, cells);
-        let mut all = serde_json::to_value(&plan).map_err(|error| CommandError::failed(error.to_string()))?;
-        if let Some(all) = all.as_object_mut() {
-            all.insert("prediction".to_owned(), super::predict::to_json(&plan, cells, &reduction));
-        }
-        ui.data(&serde_json::to_string_pretty(&all).map_err(|error| CommandError::failed(error.to_string()))?);
-    } else if args.json {
-        let text = serde_json::to_string_pretty(&plan).map_err(|error| CommandError::failed(error.to_string()))?;
+    if args.json {
+        let failed = |error: serde_json::Error| CommandError::failed(error.to_string());
+        // A plan alone keeps the order of its keys.
+        let text = if prediction.is_none() && check.is_none() {
+            serde_json::to_string_pretty(&plan).map_err(failed)?
+        } else {
+            let mut all = serde_json::to_value(&plan).map_err(failed)?;
+            let mut add = |name: &str, value| all.as_object_mut().map(|all| all.insert(name.to_owned(), value));
+            if let Some(cells) = &prediction {
+                let reduction = reduce(&plan, &input.study, cells);
+                add("prediction", super::predict::to_json(&plan, cells, &reduction));
+            }
+            if let Some(check) = &check {
+                add("engine_check", serde_json::to_value(check).map_err(failed)?);
+            }
+            serde_json::to_string_pretty(&all).map_err(failed)?
+        };
         ui.data(&text);
     } else if args.manifest {
         ui.data(&stored::manifest(&input, &plan, &args.study.study));
@@ -88,6 +100,10 @@ pub(crate) fn plan(args: &PlanArgs, ui: Ui) -> Result<ExitCode, CommandError> {
             let text = super::predict::prediction_text(&plan, cells, &reduction, args.max_points);
             ui.data(&format!("\n{}", text.trim_end()));
         }
+        if let Some(check) = &check {
+            ui.data(&format!("\n{}", check_engine::text(check).trim_end()));
+        }
     }
-    Ok(ExitCode::SUCCESS)
+    let is_refused = check.is_some_and(|check| check.refused().next().is_some());
+    Ok(if is_refused { ExitCode::from(1) } else { ExitCode::SUCCESS })
 }

@@ -7,6 +7,7 @@ mod bench;
 mod cluster;
 mod data;
 mod edges;
+mod engine;
 mod errors;
 mod evidence;
 mod failures;
