@@ -14,7 +14,7 @@ use servelab_store::{Root, collect_rows};
 use super::{select, stored};
 use crate::cli::StudyArgs;
 use crate::error::CommandError;
-use crate::predict::{CellLoads, PredictOptions, servers};
+use crate::predict::{CellLoads, PredictOptions, load_of_import, servers};
 use crate::study_input::StudyInput;
 use crate::ui::Ui;
 
@@ -30,6 +30,10 @@ pub(crate) struct CalibrateArgs {
     study: StudyArgs,
     #[command(flatten)]
     options: PredictOptions,
+    /// Results of another tool, measured on the configuration with this label: `LABEL=PATH` (a file, or a folder with
+    /// such files); may be repeated, and stands beside the study's own cells
+    #[arg(long, value_name = "LABEL=PATH", value_parser = labelled_path)]
+    results: Vec<(String, PathBuf)>,
     /// Where to write the factors
     #[arg(long, value_name = "FILE")]
     out: PathBuf,
@@ -106,7 +110,8 @@ impl CalibrationFile {
 
 pub(crate) fn calibrate(args: &CalibrateArgs, ui: Ui) -> Result<ExitCode, CommandError> {
     let input = StudyInput::load(&args.study.study, &args.study.overrides())?;
-    let points = measured(args, &input)?;
+    let mut points = measured(args, &input)?;
+    points.extend(imported(args, &input, ui)?);
     if points.len() < FEWEST_POINTS {
         return Err(CommandError::usage(format!(
             "study `{}` has {} measured cell(s) under `{}`; a calibration needs at least {FEWEST_POINTS}, better 3 to 5",
@@ -199,6 +204,60 @@ fn measured(args: &CalibrateArgs, input: &StudyInput) -> Result<Vec<CalibrationP
             ttft_ms: result.latency_ms.ttft.mean,
             tpot_ms: result.latency_ms.tpot.mean,
         });
+    }
+    Ok(points)
+}
+
+fn labelled_path(text: &str) -> Result<(String, PathBuf), String> {
+    match text.split_once('=') {
+        Some((label, path)) if !label.is_empty() && !path.is_empty() => Ok((label.to_owned(), PathBuf::from(path))),
+        _ => Err("expected LABEL=PATH, the label of a configuration of the study and its results".to_owned()),
+    }
+}
+
+/// Results of other tools as points; those that cannot be used are named with the reason.
+fn imported(args: &CalibrateArgs, input: &StudyInput, ui: Ui) -> Result<Vec<CalibrationPoint>, CommandError> {
+    if args.results.is_empty() {
+        return Ok(Vec::new());
+    }
+    let plan = input.plan(&stored::winners(&args.study.root, input))?;
+    let options = PredictOptions { calibration: None, ..args.options.clone() };
+    let mut points = Vec::new();
+    for (label, path) in &args.results {
+        let Some(point) = plan.points.iter().find(|point| point.labels.contains(label)) else {
+            let known: Vec<&str> =
+                plan.points.iter().filter_map(|point| point.labels.first()).map(String::as_str).collect();
+            return Err(CommandError::usage(format!("no configuration of study `{}` is called `{label}`", plan.study))
+                .hint(format!("known: {}", known.join(", "))));
+        };
+        let server = match servers::server_of(input, point, &options)? {
+            Ok(server) if server.prefill.is_none() => server,
+            Ok(_) => {
+                return Err(CommandError::usage(format!(
+                    "`{label}` splits prefill and decode: no factor is about that"
+                )));
+            }
+            Err(reasons) => {
+                return Err(CommandError::usage(format!("`{label}` would not start: {}", reasons.join("; "))));
+            }
+        };
+        let found = servelab_store::import::import(std::slice::from_ref(path))
+            .map_err(|error| CommandError::usage(format!("cannot {error}")))?;
+        if found.results.is_empty() {
+            return Err(CommandError::usage(format!("there is no result in `{}`", path.display()))
+                .hint("formats that are read: docs, commands, import"));
+        }
+        for result in &found.results {
+            match load_of_import(result, server.replicas) {
+                Ok(load) => points.push(CalibrationPoint {
+                    config: server.config.clone(),
+                    load,
+                    ttft_ms: result.result.latency_ms.ttft.mean,
+                    tpot_ms: result.result.latency_ms.tpot.mean,
+                }),
+                Err(why) => ui.always(&format!("warning: `{}` is left out: {why}", result.path)),
+            }
+        }
     }
     Ok(points)
 }

@@ -14,7 +14,7 @@ use servelab_sim::predict::{CellLoad, Prediction, in_parallel, predict_fleet};
 
 use crate::error::CommandError;
 use crate::study_input::StudyInput;
-pub(crate) use loads::{CellLoads, DrawnLengths};
+pub(crate) use loads::{CellLoads, DrawnLengths, load_of_import};
 pub(crate) use servers::{Hardware, PointServer, PredictOptions};
 
 /// What became of one cell.

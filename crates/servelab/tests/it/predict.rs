@@ -154,3 +154,58 @@ fn measured_cells_calibrate_and_stand_beside_their_prediction() {
     let sim = place.servelab("sim --model x --gpu H100 --calibration mine.json --listen 127.0.0.1:0").run().expect(2);
     assert!(sim.stderr.contains("not x"), "{}", sim.stderr);
 }
+
+/// Two runs of a detailed `vllm bench serve` file, on a server that is slower than predicted.
+fn foreign_result(concurrency: u32, ttft_s: f64, itl_s: f64) -> String {
+    let n = 24;
+    let list = |value: String| format!("[{}]", vec![value; n].join(","));
+    let gaps = format!("[{}]", vec![itl_s.to_string(); 31].join(","));
+    let starts: Vec<String> = (0..n as u32)
+        .map(|index| format!("{:.4}", 100.0 + f64::from(index / concurrency) * (ttft_s + 31.0 * itl_s)))
+        .collect();
+    let duration = f64::from(n as u32 / concurrency) * (ttft_s + 31.0 * itl_s);
+    format!(
+        r#"{{"date": "20261125-120000", "endpoint_type": "vllm", "label": null, "model_id": "m", "tokenizer_id": "m",
+        "num_prompts": {n}, "request_rate": "inf", "burstiness": 1.0, "max_concurrency": {concurrency},
+        "duration": {duration}, "completed": {n}, "failed": 0, "total_input_tokens": {}, "total_output_tokens": {},
+        "request_throughput": 1.0, "output_throughput": 1.0, "total_token_throughput": 1.0,
+        "input_lens": {}, "output_lens": {}, "ttfts": {}, "itls": {}, "generated_texts": {}, "errors": {},
+        "start_times": [{}]}}"#,
+        128 * n,
+        32 * n,
+        list("128".into()),
+        list("32".into()),
+        list(ttft_s.to_string()),
+        list(gaps),
+        list("\"x\"".into()),
+        list("\"\"".into()),
+        starts.join(",")
+    )
+}
+
+#[test]
+fn results_of_another_tool_calibrate() {
+    let place = place();
+    place.write("small.yaml", STUDY);
+    std::fs::create_dir(place.path().join("theirs")).unwrap();
+    for (concurrency, ttft_s, itl_s) in [(1, 0.030, 0.0105), (4, 0.040, 0.0110), (8, 0.050, 0.0116)] {
+        place.write(&format!("theirs/c{concurrency}.json"), &foreign_result(concurrency, ttft_s, itl_s));
+    }
+    let command = "calibrate small.yaml --gpu H100 --results seqs_64=theirs --out mine.json --json";
+    let fit = place.servelab(command).run().expect(0).json();
+    let scores = &fit["calibration"]["scores"];
+    let score = |name: &str| scores[name].as_f64().unwrap();
+    assert_eq!(scores["cells"].as_u64(), Some(3), "{fit}");
+    assert!(score("fitted") < 0.05 && score("held_out") < score("held_out_uncalibrated"), "{fit}");
+    let json = place.servelab("predict small.yaml --json --gpu H100 --calibration mine.json").run().expect(0).json();
+    assert_eq!(text(&json, "label"), "calibrated");
+    let wide = json["cells"].as_array().unwrap().iter().find(|cell| cell["labels"][0] == "seqs_64").unwrap();
+    let tpot = wide["latency_ms"]["tpot"]["mean"].as_f64().unwrap();
+    assert!((tpot / 11.0 - 1.0).abs() < 0.05, "{tpot}");
+
+    let wrong = place.servelab("calibrate small.yaml --gpu H100 --results nosuch=theirs --out x.json").run();
+    let wrong = wrong.expect(2);
+    assert!(wrong.stderr.contains("known: seqs_2, seqs_64, seqs_128"), "{}", wrong.stderr);
+    place.servelab("calibrate small.yaml --gpu H100 --results theirs --out x.json").run().expect(2);
+    assert!(!place.path().join("x.json").exists());
+}
