@@ -10,6 +10,12 @@ fuzz_target!(|text: &str| {
     slurm::parse::comments(text);
     slurm::parse::sinfo(text);
     slurm::parse::sbatch_answer(text);
+    slurm::parse::max_array_size(text);
+    slurm::json::squeue(text);
+    slurm::json::comments(text);
+    slurm::json::sacct(text);
+    slurm::json::sinfo(text);
+    slurm::parse::scontrol_jobs(text);
     for job in pbs::parse::qstat_f(text) {
         job.report();
         job.variable(pbs::JOB_VARIABLE);

@@ -219,6 +219,8 @@ mod tests {
             "prepare_failed",
             "load_failed",
             "saturated_at_lower_rate",
+            "stopped_early",
+            "stopped_at_lower_load",
             "dataset_too_small",
             "dataset_unusable",
             "workload_missing",

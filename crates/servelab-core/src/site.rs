@@ -46,6 +46,9 @@ pub struct Site {
     pub walltime: Option<String>,
     /// Use nodes exclusively; default true.
     pub exclusive: Option<bool>,
+    /// Hand jobs with equal resources over as arrays (SLURM): one submission for many. Default false.
+    #[serde(default)]
+    pub arrays: bool,
     /// Nodes never to be used.
     #[serde(default)]
     pub exclude: OneOrMany<String>,
@@ -192,6 +195,7 @@ impl Site {
             mem_gb_per_node: None,
             walltime: None,
             exclusive: None,
+            arrays: false,
             exclude: OneOrMany::default(),
             extra_directives: Vec::new(),
             hardware: Hardware::default(),

@@ -78,6 +78,24 @@ pub const ALL: [(&str, &str); 24] = [
     (CENSORED, "the end of the run cut the request off; neither success nor failure"),
 ];
 
+/// The server's failure, rather than the request's or ours.
+pub(crate) fn is_server_error(code: &str) -> bool {
+    [
+        CONNECT_REFUSED,
+        CONNECT_TIMEOUT,
+        CONNECT_FAILED,
+        CONNECTION_RESET,
+        HTTP_5XX,
+        HTTP_503,
+        IN_BAND_ERROR,
+        TRUNCATED_STREAM,
+        MALFORMED_SSE,
+        MALFORMED_HTTP,
+        SERVER_ABORTED,
+    ]
+    .contains(&code)
+}
+
 /// The explanation of `code`, if it is one of ours.
 pub fn explain(code: &str) -> Option<&'static str> {
     ALL.iter().find(|(name, _)| *name == code).map(|(_, text)| *text)

@@ -35,6 +35,8 @@ pub struct LiveCounts {
     pub done: u64,
     /// Requests that failed, were cut off or cancelled.
     pub failed: u64,
+    /// Of those, requests that the server failed: no connection, 5xx, an error inside the body, a broken answer.
+    pub server_errors: u64,
     /// Tokens seen (one per event where the server does not say more).
     pub tokens: u64,
     /// Requests between slot and end.
@@ -64,6 +66,7 @@ pub struct LoadControl {
     pub(crate) first_tokens: AtomicU64,
     pub(crate) done: AtomicU64,
     pub(crate) failed: AtomicU64,
+    pub(crate) server_errors: AtomicU64,
     pub(crate) tokens: AtomicU64,
     pub(crate) in_flight: AtomicI64,
     latency: Mutex<LiveLatency>,
@@ -101,6 +104,7 @@ impl LoadControl {
             first_tokens: self.first_tokens.load(Relaxed),
             done: self.done.load(Relaxed),
             failed: self.failed.load(Relaxed),
+            server_errors: self.server_errors.load(Relaxed),
             tokens: self.tokens.load(Relaxed),
             in_flight: self.in_flight.load(Relaxed),
         }

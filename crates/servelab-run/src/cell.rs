@@ -62,17 +62,20 @@ pub(crate) struct Measured {
     pub(crate) detail: Option<String>,
     pub(crate) elapsed_s: f64,
     pub(crate) is_saturated: bool,
+    /// The `stop_early` rule that ended it, in words.
+    pub(crate) stopped_by: Option<String>,
 }
 
 /// For the question how fast the server's time runs.
 const ASK_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Why load was cut short.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 enum Cut {
     Cancelled,
     ServerExited,
-    StoppedEarly,
+    /// By a rule of the study, in words.
+    StoppedEarly(String),
 }
 
 impl Bench<'_> {
@@ -117,6 +120,7 @@ impl Bench<'_> {
             detail: Some(detail),
             elapsed_s: started.elapsed().as_secs_f64(),
             is_saturated: false,
+            stopped_by: None,
         };
         let outcome = match loaded {
             Ok(outcome) => outcome,
@@ -130,7 +134,7 @@ impl Bench<'_> {
         };
         let records = sink.finish()?;
         self.write_surroundings(subject, server, &outcome, &scraped)?;
-        match cut {
+        let stopped_by = match cut {
             Some(Cut::Cancelled) => {
                 records.drop_unwanted()?;
                 return Ok(ended(CellState::Cancelled, "interrupted", "the run was asked to end".to_owned()));
@@ -139,18 +143,28 @@ impl Bench<'_> {
                 records.drop_unwanted()?;
                 return Ok(ended(CellState::Failed, "server_exited", "the server ended during the load".to_owned()));
             }
-            Some(Cut::StoppedEarly) | None => {}
-        }
+            Some(Cut::StoppedEarly(rule)) => Some(rule),
+            None => None,
+        };
         let result = self.judge(subject, server, &outcome, &scraped, &records)?;
         records.drop_unwanted()?;
         attempt.write_result(&result)?;
         let first = result.verdict.reasons.iter().find(|reason| reason.severity == Severity::Invalid);
+        // A window that a rule cut short is none to compare with, whatever its numbers say.
+        let is_whole = result.verdict.ok && stopped_by.is_none();
+        let code = first.map(|reason| reason.code.clone());
+        let detail = first.map(|reason| reason.detail.clone());
         Ok(Measured {
-            state: if result.verdict.ok { CellState::Done } else { CellState::Invalid },
-            code: first.map(|reason| reason.code.clone()),
-            detail: first.map(|reason| reason.detail.clone()),
+            state: if is_whole { CellState::Done } else { CellState::Invalid },
+            code: code.or_else(|| stopped_by.as_ref().map(|_| "stopped_early".to_owned())),
+            detail: match (&stopped_by, detail) {
+                (Some(rule), Some(detail)) => Some(format!("{detail}; ended early: {rule}")),
+                (Some(rule), None) => Some(format!("ended early: {rule}")),
+                (None, detail) => detail,
+            },
             elapsed_s: started.elapsed().as_secs_f64(),
             is_saturated: result.verdict.reasons.iter().any(|reason| reason.code == "saturated"),
+            stopped_by,
         })
     }
 
@@ -239,14 +253,10 @@ impl Bench<'_> {
         if server.has_exited() {
             return Some(Cut::ServerExited);
         }
-        let over = counts.done + counts.failed;
-        let too_many_fail = self.options.stop_early.iter().any(|rule| match rule {
-            StopRule::SuccessBelow { below, after } => {
-                over >= u64::from(*after).max(1) && (counts.done as f64) < below * over as f64
-            }
-            StopRule::SaturatedAtLowerRate => false,
-        });
-        (too_many_fail && counts.phase == LivePhase::Measuring).then_some(Cut::StoppedEarly)
+        if counts.phase != LivePhase::Measuring {
+            return None;
+        }
+        self.options.stop_early.iter().find_map(|rule| broken_rule(rule, counts)).map(Cut::StoppedEarly)
     }
 
     fn write_surroundings(
@@ -328,6 +338,26 @@ fn differences(server: &PointServer) -> Vec<EffectiveDifference> {
         effective: text(&difference.effective),
     });
     differences.collect()
+}
+
+/// The rule in words, when these counts break it.
+fn broken_rule(rule: &StopRule, counts: &LiveCounts) -> Option<String> {
+    let over = counts.done + counts.failed;
+    let is_enough = |after: u32| over >= u64::from(after).max(1);
+    match rule {
+        StopRule::SuccessBelow { below, after } if is_enough(*after) && (counts.done as f64) < below * over as f64 => {
+            Some(format!("{} of {over} requests succeeded (success_below: {below})", counts.done))
+        }
+        StopRule::ServerErrorsAbove { above, after }
+            if is_enough(*after) && counts.server_errors as f64 > above * over as f64 =>
+        {
+            Some(format!(
+                "the server failed {} of {over} requests (server_errors_above: {above})",
+                counts.server_errors
+            ))
+        }
+        _ => None,
+    }
 }
 
 fn nanos(seconds: f64) -> i64 {

@@ -9,6 +9,8 @@ use std::time::{Duration, SystemTime};
 
 use rustix::process::{Resource, getrlimit};
 use serde::{Deserialize, Serialize};
+use servelab_core::flags::HelpFlags;
+use servelab_core::identity::sha256_hex;
 use servelab_core::site::{Scheduler, Site};
 
 use crate::launch::find_program;
@@ -80,6 +82,8 @@ pub struct Subject<'a> {
     pub trusts_model_code: bool,
     /// First port of this user's block.
     pub port_base: u16,
+    /// Command lines of servers that are to be started, for vLLM.
+    pub servers: &'a [&'a [String]],
 }
 
 /// Everything that can be told here.
@@ -98,6 +102,9 @@ pub fn examine(subject: &Subject<'_>) -> Vec<Finding> {
     }
     findings.push(debug_variables(subject.site, &|name| std::env::var(name).ok()));
     findings.extend(subject.engine.map(|program| engine(program, subject.site)));
+    if let Some(program) = subject.engine.filter(|_| !subject.servers.is_empty()) {
+        findings.push(flags(program, subject));
+    }
     findings.extend(subject.model.map(|folder| model(folder, subject.trusts_model_code)));
     findings.push(gpus());
     findings.push(compilers());
@@ -236,10 +243,7 @@ fn engine(program: &Path, site: &Site) -> Finding {
             Finding::new(CHECK, Health::Ok, format!("in the container `{}`", container.image))
         };
     }
-    let folder = site.venv.as_ref().map(|venv| Path::new(venv).join("bin"));
-    let in_venv = folder.map(|folder| folder.join(program)).filter(|path| path.exists());
-    let found = in_venv.or_else(|| find_program(program, std::env::var_os("PATH").as_deref()));
-    match found {
+    match engine_path(program, site) {
         Some(path) => Finding::new(CHECK, Health::Ok, format!("`{}`", path.display())),
         None if site.conda.is_some() || !site.modules.is_empty() => Finding::new(
             CHECK,
@@ -249,6 +253,78 @@ fn engine(program: &Path, site: &Site) -> Finding {
         None => Finding::new(CHECK, Health::Bad, format!("`{}` was not found", program.display()))
             .advice("install it, or name its environment in the site file: `venv`, `conda` or `container`"),
     }
+}
+
+/// The engine's program as a job would find it.
+fn engine_path(program: &Path, site: &Site) -> Option<PathBuf> {
+    let in_venv = site.venv.as_ref().map(|venv| Path::new(venv).join("bin").join(program)).filter(|path| path.exists());
+    in_venv.or_else(|| find_program(program, std::env::var_os("PATH").as_deref()))
+}
+
+/// Flags of the servers' command lines against what this very engine says it knows.
+fn flags(program: &Path, subject: &Subject<'_>) -> Finding {
+    const CHECK: &str = "flags";
+    if subject.site.container.is_some() {
+        return Finding::new(CHECK, Health::Skipped, "the engine is in a container, which only a job enters");
+    }
+    let Some(path) = engine_path(program, subject.site) else {
+        return Finding::new(CHECK, Health::Skipped, "the engine is not here");
+    };
+    match captured_help(&path, subject.root) {
+        Ok(help) => judge_flags(&help, subject.servers, &path),
+        Err(why) => Finding::new(CHECK, Health::Warning, format!("`{} serve --help=all`: {why}", path.display()))
+            .advice("start it by hand to see what is wrong with the environment"),
+    }
+}
+
+/// What `serve --help=all` printed, from the results folder when this program was asked before: an answer costs vLLM 20 s of
+/// imports.
+fn captured_help(program: &Path, root: &Path) -> Result<HelpFlags, String> {
+    let meta = program.metadata().map_err(|error| error.to_string())?;
+    let modified = meta.modified().ok().and_then(|at| at.duration_since(SystemTime::UNIX_EPOCH).ok());
+    let version = format!("{}/{}/{:?}", program.display(), meta.len(), modified);
+    let name = sha256_hex(version.as_bytes()).chars().take(16).collect::<String>();
+    let kept = root.join("engine-help").join(format!("{name}.txt"));
+    if let Ok(text) = fs::read_to_string(&kept) {
+        let help = HelpFlags::parse(&text);
+        if !help.is_empty() {
+            return Ok(help);
+        }
+    }
+    let caller = Caller { timeout: Duration::from_secs(180) };
+    let reply = caller.call(&program.to_string_lossy(), &["serve", "--help=all"]).map_err(|error| error.to_string())?;
+    let help = HelpFlags::parse(&reply.stdout);
+    if help.is_empty() {
+        let last = reply.stderr.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or("no flags came");
+        return Err(format!("status {}: {}", reply.status, last.trim()));
+    }
+    // Only where there is a results folder already: looking makes none.
+    if root.is_dir() {
+        let _ = servelab_store::write_atomic(&kept, reply.stdout.as_bytes());
+    }
+    Ok(help)
+}
+
+fn judge_flags(help: &HelpFlags, servers: &[&[String]], program: &Path) -> Finding {
+    const CHECK: &str = "flags";
+    let mut unknown: Vec<String> = Vec::new();
+    for word in servers.iter().flat_map(|argv| argv.iter()) {
+        let Some(flag) = word.strip_prefix("--").and_then(|flag| flag.split('=').next()) else { continue };
+        let name = flag.replace('-', "_");
+        // `--no-…` belongs to its positive form, `--a.b` to the structured flag `--a`.
+        let stem = name.split('.').next().unwrap_or_default();
+        let is_known = help.has(stem) || stem.strip_prefix("no_").is_some_and(|positive| help.has(positive));
+        let shown = format!("--{flag}");
+        if !stem.is_empty() && !is_known && !unknown.contains(&shown) {
+            unknown.push(shown);
+        }
+    }
+    if unknown.is_empty() {
+        let detail = format!("all known to `{}` ({} flags)", program.display(), help.len());
+        return Finding::new(CHECK, Health::Ok, detail);
+    }
+    Finding::new(CHECK, Health::Bad, format!("`{}` does not know {}", program.display(), unknown.join(", ")))
+        .advice("correct `serve:` or `engine.version`; `servelab plan` says what flags were renamed to")
 }
 
 fn model(folder: &Path, trusts_code: bool) -> Finding {
@@ -469,6 +545,39 @@ mod tests {
         site.env.insert("VLLM_LOGGING_LEVEL".to_owned(), "debug".to_owned());
         let finding = debug_variables(&site, &set);
         assert!(finding.health == Health::Warning && finding.detail == "VLLM_LOGGING_LEVEL=debug", "{finding:?}");
+    }
+
+    #[test]
+    fn flags_against_a_captured_help() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let folder = tempfile::tempdir().unwrap();
+        let program = folder.path().join("vllm");
+        let script = "#!/bin/sh\necho asked >> \"$0.log\"\n\
+                      printf '  --max-num-seqs MAX_NUM_SEQS\\n  --enable-lora, --no-enable-lora\\n  --eplb-config EPLB_CONFIG\\n'\n";
+        fs::write(&program, script).unwrap();
+        fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+        let words = |text: &str| text.split(' ').map(str::to_owned).collect::<Vec<String>>();
+        let good = words("vllm serve m --max-num-seqs 8 --no-enable-lora --eplb-config.window_size 9");
+        let bad = words("vllm serve m --swap-space 4 --max-num-seqs=8");
+        let site = Site::local();
+        let check = |servers: &[&[String]]| {
+            let subject = Subject {
+                site: &site,
+                root: folder.path(),
+                engine: Some(&program),
+                model: None,
+                trusts_model_code: false,
+                port_base: 31_500,
+                servers,
+            };
+            flags(&program, &subject)
+        };
+        assert_eq!(check(&[&good]).health, Health::Ok);
+        let finding = check(&[&good, &bad]);
+        assert!(finding.health == Health::Bad && finding.detail.ends_with("does not know --swap-space"), "{finding:?}");
+        assert_eq!(fs::read_to_string(folder.path().join("vllm.log")).unwrap(), "asked\n", "once");
+        fs::write(&program, "#!/bin/sh\necho 'ImportError: libcuda' >&2; exit 1\n").unwrap();
+        assert!(check(&[&good]).detail.contains("ImportError: libcuda"));
     }
 
     #[test]

@@ -44,6 +44,14 @@ impl Estimate {
         }
     }
 
+    /// How long a cell that is still to come would take, where anything is known.
+    pub(crate) fn expected_s(&self, cell: &CellId) -> Option<f64> {
+        let pending = self.pending.get(cell)?;
+        let same_load = self.cells_s.get(&pending.kind).and_then(|seconds| mean(seconds));
+        let all: Vec<f64> = self.cells_s.values().flatten().copied().collect();
+        same_load.or(pending.planned_s).or_else(|| mean(&all))
+    }
+
     pub(crate) fn remaining_s(&self) -> Option<f64> {
         let all: Vec<f64> = self.cells_s.values().flatten().copied().collect();
         let mut total = 0.0;

@@ -159,6 +159,8 @@ pub struct RunSummary {
     pub failures: Vec<FailedCell>,
     /// Seconds that the run took.
     pub elapsed_s: f64,
+    /// Seconds that `stop_early` saved: cells that were left out or cut short, as long as they would have taken.
+    pub saved_s: f64,
 }
 
 /// Whoever watches a run. Called from the run's own thread: return quickly.

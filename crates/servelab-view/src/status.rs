@@ -31,6 +31,8 @@ pub struct StatusInput<'a> {
     pub rows: &'a [ResultRow],
     /// Jobs, newest last.
     pub jobs: &'a [JobLine<'a>],
+    /// What the jobs of a scheduler cost, in words.
+    pub node_hours: Option<&'a str>,
     /// For the command at the end.
     pub how: HowToRun<'a>,
     /// Columns of the terminal; `None` wraps nothing.
@@ -53,6 +55,9 @@ pub fn status_text(input: &StatusInput<'_>) -> String {
             table.row([job.uuid, job.scheduler_id.unwrap_or_default(), job.state, job.reason.unwrap_or_default()]);
         }
         out.table(table.without_empty_columns());
+    }
+    if let Some(node_hours) = input.node_hours {
+        out.paragraph(node_hours.to_owned());
     }
     problems::failures_section(&mut out, input.rows);
     problems::infeasible_section(&mut out, input.rows);

@@ -4,6 +4,7 @@
 //! found through `codes::explain`.
 
 mod catalogue;
+mod propose;
 mod scan;
 
 #[cfg(test)]
@@ -12,6 +13,7 @@ mod tests;
 use serde::{Deserialize, Serialize};
 
 pub use catalogue::{Failure, failure, failures};
+pub use propose::{Proposal, propose};
 pub use scan::{Diagnosis, scan_log_lines};
 
 /// What part a failure plays.

@@ -329,6 +329,14 @@ pub enum StopRule {
         /// Requests to wait for.
         after: u32,
     },
+    /// End the cell when the share of requests that the server failed (5xx, reset, error inside an answer) exceeds `above`
+    /// after `after` requests.
+    ServerErrorsAbove {
+        /// Fraction, 0–1.
+        above: f64,
+        /// Requests to wait for.
+        after: u32,
+    },
     /// Skip higher rates once a lower one saturated the server.
     SaturatedAtLowerRate,
 }
@@ -338,7 +346,8 @@ impl<'de> Deserialize<'de> for StopRule {
         #[derive(serde::Deserialize)]
         #[serde(deny_unknown_fields)]
         struct Full {
-            success_below: f64,
+            success_below: Option<f64>,
+            server_errors_above: Option<f64>,
             after: u32,
         }
         struct RuleVisitor;
@@ -346,25 +355,33 @@ impl<'de> Deserialize<'de> for StopRule {
             type Value = StopRule;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("`saturated_at_lower_rate`, or `{success_below: 0.5, after: 50}`")
+                f.write_str(
+                    "`saturated_at_lower_rate`, `{success_below: 0.5, after: 50}` or `{server_errors_above: 0.1, after: 50}`",
+                )
             }
 
             fn visit_str<E: de::Error>(self, name: &str) -> Result<StopRule, E> {
                 match name {
                     "saturated_at_lower_rate" => Ok(StopRule::SaturatedAtLowerRate),
-                    _ => Err(E::unknown_variant(name, &["saturated_at_lower_rate", "success_below"])),
+                    _ => Err(E::unknown_variant(
+                        name,
+                        &["saturated_at_lower_rate", "success_below", "server_errors_above"],
+                    )),
                 }
             }
 
             fn visit_map<A: MapAccess<'de>>(self, access: A) -> Result<StopRule, A::Error> {
-                let Full { success_below, after } =
+                let Full { success_below, server_errors_above, after } =
                     serde::Deserialize::deserialize(de::value::MapAccessDeserializer::new(access))?;
-                if !(0.0..=1.0).contains(&success_below) {
-                    return Err(de::Error::custom(format!(
-                        "`success_below` is a fraction from 0 to 1, found {success_below}"
-                    )));
+                let (key, share, rule) = match (success_below, server_errors_above) {
+                    (Some(below), None) => ("success_below", below, StopRule::SuccessBelow { below, after }),
+                    (None, Some(above)) => ("server_errors_above", above, StopRule::ServerErrorsAbove { above, after }),
+                    _ => return Err(de::Error::custom("a rule is one of `success_below` and `server_errors_above`")),
+                };
+                if !(0.0..=1.0).contains(&share) {
+                    return Err(de::Error::custom(format!("`{key}` is a fraction from 0 to 1, found {share}")));
                 }
-                Ok(StopRule::SuccessBelow { below: success_below, after })
+                Ok(rule)
             }
         }
         deserializer.deserialize_any(RuleVisitor)
@@ -387,6 +404,15 @@ impl JsonSchema for StopRule {
                         "after": {"type": "integer", "minimum": 0}
                     },
                     "required": ["success_below", "after"],
+                    "additionalProperties": false
+                },
+                {
+                    "type": "object",
+                    "properties": {
+                        "server_errors_above": {"type": "number", "minimum": 0, "maximum": 1},
+                        "after": {"type": "integer", "minimum": 0}
+                    },
+                    "required": ["server_errors_above", "after"],
                     "additionalProperties": false
                 }
             ]

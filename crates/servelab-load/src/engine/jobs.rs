@@ -451,8 +451,13 @@ impl Worker<'_> {
 
     fn hand_over(&mut self, request: FinishedRequest, t_ns: i64) {
         let control = self.setup.control;
-        let counter = if request.record.failure_code.is_none() { &control.done } else { &control.failed };
-        counter.fetch_add(1, Relaxed);
+        match request.record.failure_code.as_deref() {
+            None => control.done.fetch_add(1, Relaxed),
+            Some(code) => {
+                control.server_errors.fetch_add(u64::from(codes::is_server_error(code)), Relaxed);
+                control.failed.fetch_add(1, Relaxed)
+            }
+        };
         self.finished.push(request);
         self.flush(t_ns, 64);
     }

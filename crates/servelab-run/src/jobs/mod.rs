@@ -16,15 +16,16 @@ use servelab_store::{Durability, Root, StoreError, append_line};
 
 pub use judge::{JobState, JobView, judge};
 pub use plan::{
-    Budget, JobPlanError, JobRequest, LeftOut, PlanJobs, Planned, Preparation, PreparedJob, plan_jobs, prepare,
+    Budget, JobPlanError, JobRequest, LeftOut, PlanJobs, Planned, Preparation, PreparedJob, needless, plan_jobs,
+    prepare,
 };
 pub use settle::settle;
-pub use submit::{Refreshed, SubmitOutcome, refresh, submit};
+pub use submit::{Refreshed, SubmitOutcome, refresh, submit, submit_array};
 pub(crate) use survey::heartbeat_age_s;
 pub use survey::{ExitInfo, KnownJob, survey};
 
 use crate::job::unix_ns;
-use crate::scheduler::{JobReport, SchedulerId};
+use crate::scheduler::{JobReport, SchedulerId, task_id};
 
 /// Version of a submitted job's `intent.json`.
 pub const INTENT_SCHEMA: u32 = 1;
@@ -67,8 +68,30 @@ pub struct Intent {
     pub walltime_s: u64,
     /// Its script, in the study's `scripts` folder.
     pub script: String,
+    /// The array that it is a task of, when it is handed over in one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub array: Option<ArrayPlace>,
     /// When it was written, nanoseconds since 1970.
     pub t_unix_ns: i64,
+}
+
+impl Intent {
+    /// The names under which a scheduler may have it: its own, when its script was handed over, and that of a task.
+    pub fn names(&self) -> Vec<JobId> {
+        let task = self.array.as_ref().map(|place| task_id(&place.array, place.index));
+        [self.job.clone()].into_iter().chain(task).collect()
+    }
+}
+
+/// A place in an array.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ArrayPlace {
+    /// The array's UUID.
+    pub array: JobId,
+    /// The task's number.
+    pub index: u32,
+    /// The array's script, in the study's `scripts` folder.
+    pub script: String,
 }
 
 /// One line of `scheduler.jsonl`.

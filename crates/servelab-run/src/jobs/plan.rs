@@ -13,14 +13,16 @@ use servelab_core::plan::{Plan, PlannedCell, PlannedPoint};
 use servelab_core::site::{Scheduler, Site};
 use servelab_store::{Liveness, Root, StoreError, write_atomic, write_json};
 
-use super::{INTENT_SCHEMA, Intent, JobState, KnownJob, judge};
+use super::{ArrayPlace, INTENT_SCHEMA, Intent, JobState, KnownJob, judge};
 use crate::glibc::Glibc;
 use crate::job::{job_life, unix_ns};
 use crate::launch::{Engine, role_to_start};
 use crate::observe::SkippedCell;
 use crate::resume::{Decision, RetryPolicy, decide};
 use crate::schedule::{Ordering, starts};
-use crate::script::{JobScript, Launch, ScriptError, extension, file_name, job_script, launch_all};
+use crate::script::{
+    JOB_SCRIPT, JobScript, Launch, Member, ScriptError, array_script, extension, file_name, job_script, launch_all,
+};
 
 /// What may be spent.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
@@ -143,6 +145,30 @@ pub fn plan_jobs(input: &PlanJobs<'_>) -> Result<Planned, StoreError> {
     Ok(planned)
 }
 
+/// Jobs that wait in the queue and for which nothing is left: every cell was finished, or is left out, since they were
+/// submitted. They would start, find that, and end; a queue slot and a server's nodes are better given back at once.
+pub fn needless<'a>(input: &PlanJobs<'a>) -> Result<Vec<&'a KnownJob>, StoreError> {
+    let by_id: HashMap<&CellId, &PlannedCell> = input.plan.cells.iter().map(|cell| (&cell.id, cell)).collect();
+    let mut needless = Vec::new();
+    for job in input.known {
+        if !matches!(judge(job).state, JobState::Submitted | JobState::Pending) || job.is_cancel_asked() {
+            continue;
+        }
+        let mut is_open = job.intent.cells.is_empty();
+        for cell in &job.intent.cells {
+            // A cell that is not in this plan belongs to an older one, which is not ours to judge.
+            is_open |= match by_id.get(cell) {
+                Some(cell) => matches!(decide(input.root, cell, input.retry)?, Decision::Run { .. }),
+                None => true,
+            };
+        }
+        if !is_open {
+            needless.push(job);
+        }
+    }
+    Ok(needless)
+}
+
 fn within_budget(
     input: &PlanJobs<'_>,
     views: &[(&KnownJob, super::JobView)],
@@ -212,6 +238,8 @@ pub struct Preparation<'a> {
     pub command: &'a dyn Fn(&JobId) -> Vec<String>,
     /// The C library that its program needs, where that is known.
     pub glibc: Option<Glibc>,
+    /// Most tasks of an array, where the site wants arrays.
+    pub largest_array: Option<usize>,
 }
 
 /// Writes scripts, intents and `launch_all.sh`. A job that was prepared before and never submitted keeps its UUID.
@@ -223,88 +251,172 @@ pub fn prepare(preparation: &Preparation<'_>, requests: &[JobRequest]) -> Result
     make_folder(&root.logs_dir())?;
     let nonce = nonce(&study_dir)?;
     let names = names(requests);
-    let mut texts = Vec::new();
+    let mut drafts = Vec::new();
     for (request, name) in requests.iter().zip(&names) {
-        let round = round(preparation.known, &request.point.id, request.block);
-        let job = uuid(&nonce, preparation.study, &request.point.id, request.block, round);
-        let intent_path = root.job_dir(&job)?.join("intent.json");
-        let gpus_per_node = gpus_per_node(&request.point);
-        let command = (preparation.command)(&job);
-        let avoid = failed_nodes(preparation.known, &request.point.id, request.block);
-        let script = JobScript {
-            job: &job,
-            study: preparation.study,
-            label: request.point.labels.first().map_or_else(|| request.point.id.short(), String::as_str),
-            name,
-            point: &request.point.id,
-            block: request.block,
-            n_cells: request.cells.len(),
-            nodes: request.point.nodes.max(1),
-            gpus_per_node,
-            walltime_s: preparation.walltime_s,
-            site: preparation.site,
-            logs: &root.logs_dir(),
-            intent: &intent_path,
-            command: &command,
-            avoid: &avoid,
-            glibc: preparation.glibc,
-        };
-        let text = job_script(&script)?;
-        let file = format!("run_{name}_head.{}", extension(preparation.site.scheduler));
-        let intent = Intent {
-            schema: INTENT_SCHEMA,
-            job: job.clone(),
-            study: preparation.study.to_owned(),
-            by: "submit".to_owned(),
-            site: preparation.site.site.clone(),
-            scheduler: match preparation.site.scheduler {
-                Scheduler::Pbs => "pbs".to_owned(),
-                Scheduler::Slurm => "slurm".to_owned(),
-                Scheduler::Local => "local".to_owned(),
-            },
-            point: request.point.id.clone(),
-            labels: request.point.labels.clone(),
-            block: request.block,
-            round,
-            cells: request.cells.clone(),
-            nodes: request.point.nodes.max(1),
-            gpus_per_node,
-            walltime_s: preparation.walltime_s,
-            script: file,
-            t_unix_ns: unix_ns(),
-        };
-        texts.push((intent, intent_path, text, eager(&request.point)));
+        drafts.push(draft(preparation, &nonce, request, name)?);
     }
+    let arrays = arrays(preparation, &mut drafts)?;
     // Everything could be written: only now is anything written.
     let mut prepared = Vec::new();
-    for (intent, intent_path, text, _) in &texts {
-        write_json(intent_path, intent)?;
-        let script = folder.join(&intent.script);
+    for draft in &drafts {
+        let job_dir = root.job_dir(&draft.intent.job)?;
+        write_json(&job_dir.join("intent.json"), &draft.intent)?;
+        if draft.intent.array.is_some() {
+            write_atomic(&job_dir.join(JOB_SCRIPT), draft.text.as_bytes())?;
+        }
+        let script = folder.join(&draft.intent.script);
+        write_atomic(&script, draft.text.as_bytes())?;
+        make_executable(&script);
+        prepared.push(PreparedJob { intent: draft.intent.clone(), script });
+    }
+    for (name, text) in &arrays {
+        let script = folder.join(name);
         write_atomic(&script, text.as_bytes())?;
         make_executable(&script);
-        prepared.push(PreparedJob { intent: intent.clone(), script });
     }
-    if !texts.is_empty() {
-        let launches: Vec<Launch<'_>> = texts
-            .iter()
-            .zip(&names)
-            .map(|((intent, _, _, enforce_eager), name)| Launch {
-                script: &intent.script,
-                job: &intent.job,
-                name,
-                enforce_eager: *enforce_eager,
-            })
-            .collect();
-        let path = folder.join("launch_all.sh");
-        let text = launch_all(preparation.study, preparation.site.scheduler, &launches);
-        write_atomic(&path, text.as_bytes())?;
-        make_executable(&path);
-        let link = folder.join("launch_all_experiments.sh");
-        let _ = fs::remove_file(&link);
-        // A file system without links loses only the second name.
-        let _ = std::os::unix::fs::symlink("launch_all.sh", &link);
+    if !drafts.is_empty() {
+        write_launch_all(preparation, &folder, &drafts)?;
     }
     Ok(prepared)
+}
+
+/// A job that could be written.
+struct Draft<'a> {
+    intent: Intent,
+    name: &'a str,
+    text: String,
+    avoid: Vec<String>,
+    enforce_eager: bool,
+}
+
+/// What a job's script is made from.
+struct Parts {
+    intent_path: PathBuf,
+    logs: PathBuf,
+    command: Vec<String>,
+}
+
+fn script<'a>(
+    preparation: &'a Preparation<'_>,
+    intent: &'a Intent,
+    name: &'a str,
+    parts: &'a Parts,
+    avoid: &'a [String],
+) -> JobScript<'a> {
+    JobScript {
+        job: &intent.job,
+        study: preparation.study,
+        label: intent.labels.first().map_or_else(|| intent.point.short(), String::as_str),
+        name,
+        point: &intent.point,
+        block: intent.block,
+        n_cells: intent.cells.len(),
+        nodes: intent.nodes,
+        gpus_per_node: intent.gpus_per_node,
+        walltime_s: preparation.walltime_s,
+        site: preparation.site,
+        logs: &parts.logs,
+        intent: &parts.intent_path,
+        command: &parts.command,
+        avoid,
+        glibc: preparation.glibc,
+    }
+}
+
+fn parts(preparation: &Preparation<'_>, job: &JobId) -> Result<Parts, StoreError> {
+    Ok(Parts {
+        intent_path: preparation.root.job_dir(job)?.join("intent.json"),
+        logs: preparation.root.logs_dir(),
+        command: (preparation.command)(job),
+    })
+}
+
+fn draft<'a>(
+    preparation: &Preparation<'_>,
+    nonce: &str,
+    request: &JobRequest,
+    name: &'a str,
+) -> Result<Draft<'a>, JobPlanError> {
+    let round = round(preparation.known, &request.point.id, request.block);
+    let intent = Intent {
+        schema: INTENT_SCHEMA,
+        job: uuid(nonce, preparation.study, &request.point.id, request.block, round),
+        study: preparation.study.to_owned(),
+        by: "submit".to_owned(),
+        site: preparation.site.site.clone(),
+        scheduler: match preparation.site.scheduler {
+            Scheduler::Pbs => "pbs".to_owned(),
+            Scheduler::Slurm => "slurm".to_owned(),
+            Scheduler::Local => "local".to_owned(),
+        },
+        point: request.point.id.clone(),
+        labels: request.point.labels.clone(),
+        block: request.block,
+        round,
+        cells: request.cells.clone(),
+        nodes: request.point.nodes.max(1),
+        gpus_per_node: gpus_per_node(&request.point),
+        walltime_s: preparation.walltime_s,
+        script: format!("run_{name}_head.{}", extension(preparation.site.scheduler)),
+        array: None,
+        t_unix_ns: unix_ns(),
+    };
+    let avoid = failed_nodes(preparation.known, &request.point.id, request.block);
+    let parts = parts(preparation, &intent.job)?;
+    let text = job_script(&script(preparation, &intent, name, &parts, &avoid))?;
+    Ok(Draft { intent, name, text, avoid, enforce_eager: eager(&request.point) })
+}
+
+/// Puts jobs that ask for the same into arrays, and gives the arrays' scripts. A single job needs none.
+fn arrays(preparation: &Preparation<'_>, drafts: &mut [Draft<'_>]) -> Result<Vec<(String, String)>, JobPlanError> {
+    let Some(largest) = preparation.largest_array.filter(|most| *most > 1) else { return Ok(Vec::new()) };
+    let mut groups: BTreeMap<(u32, u32, Vec<String>), Vec<usize>> = BTreeMap::new();
+    for (index, draft) in drafts.iter().enumerate() {
+        let asks = (draft.intent.nodes, draft.intent.gpus_per_node, draft.avoid.clone());
+        groups.entry(asks).or_default().push(index);
+    }
+    let mut scripts = Vec::new();
+    let chunks = groups.values().flat_map(|group| group.chunks(largest)).filter(|chunk| chunk.len() > 1);
+    for (number, chunk) in (1..).zip(chunks) {
+        let members: Vec<&Draft<'_>> = chunk.iter().filter_map(|index| drafts.get(*index)).collect();
+        let Some(first) = members.first() else { continue };
+        let ids: Vec<&str> = members.iter().map(|draft| draft.intent.job.as_str()).collect();
+        let array = uuid_of(&ids.join("/"));
+        let parts = parts(preparation, &first.intent.job)?;
+        let head = script(preparation, &first.intent, first.name, &parts, &first.avoid);
+        let tasks: Vec<Member<'_>> =
+            members.iter().map(|draft| Member { job: &draft.intent.job, name: draft.name }).collect();
+        let name = format!("run_array_{number}.{}", extension(preparation.site.scheduler));
+        scripts.push((name.clone(), array_script(&array, &head, &tasks)?));
+        for (index, place) in (0..).zip(chunk) {
+            if let Some(draft) = drafts.get_mut(*place) {
+                draft.intent.array = Some(ArrayPlace { array: array.clone(), index, script: name.clone() });
+            }
+        }
+    }
+    Ok(scripts)
+}
+
+fn write_launch_all(preparation: &Preparation<'_>, folder: &Path, drafts: &[Draft<'_>]) -> Result<(), StoreError> {
+    let launches: Vec<Launch<'_>> = drafts
+        .iter()
+        .map(|draft| Launch {
+            script: &draft.intent.script,
+            job: &draft.intent.job,
+            name: draft.name,
+            enforce_eager: draft.enforce_eager,
+            array: draft.intent.array.as_ref().map(|place| place.script.as_str()),
+        })
+        .collect();
+    let path = folder.join("launch_all.sh");
+    let text = launch_all(preparation.study, preparation.site.scheduler, &launches);
+    write_atomic(&path, text.as_bytes())?;
+    make_executable(&path);
+    let link = folder.join("launch_all_experiments.sh");
+    let _ = fs::remove_file(&link);
+    // A file system without links loses only the second name.
+    let _ = std::os::unix::fs::symlink("launch_all.sh", &link);
+    Ok(())
 }
 
 fn make_folder(path: &Path) -> Result<(), StoreError> {
@@ -338,7 +450,11 @@ fn nonce(study_dir: &Path) -> Result<String, StoreError> {
 
 /// A UUID of version 8: 122 bits of a hash over what the job is for.
 fn uuid(nonce: &str, study: &str, point: &PointId, block: u32, round: u32) -> JobId {
-    let hash = sha256_hex(format!("{nonce}/{study}/{point}/{block}/{round}").as_bytes());
+    uuid_of(&format!("{nonce}/{study}/{point}/{block}/{round}"))
+}
+
+fn uuid_of(text: &str) -> JobId {
+    let hash = sha256_hex(text.as_bytes());
     let part = |range: std::ops::Range<usize>| hash.get(range).unwrap_or("0").to_owned();
     let variant = match hash.as_bytes().get(16).copied().unwrap_or(b'0') {
         b'0'..=b'3' => '8',

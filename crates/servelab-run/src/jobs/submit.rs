@@ -2,6 +2,7 @@
 //! is looked for by its UUID before anything else is done about it. Two submitters never hand over the same job: the right
 //! to do so is a file that only one can make.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -35,46 +36,85 @@ pub enum SubmitOutcome {
 
 /// Submits one prepared job.
 pub fn submit(root: &Root, job: &JobId, script: &Path, scheduler: &dyn Scheduler) -> Result<SubmitOutcome, StoreError> {
-    let folder = root.job_dir(job)?;
-    let path = folder.join(SUBMITTER);
-    let me = ClaimInfo::of_this_process(None, unix_ns());
-    let is_over = |holder: &ClaimInfo| is_gone(holder, age_s(&path), &Liveness::local(unix_ns()));
-    let right = match Right::take(&path, &me, &is_over)? {
-        Ok(right) => right,
-        Err(holder) => {
-            let holder = holder.map_or_else(|| "somebody".to_owned(), |holder| holder.describe());
-            return Ok(SubmitOutcome::Busy(holder));
-        }
+    hand_over(root, &[job], script, scheduler, &|id, _| id.clone())
+}
+
+/// Submits an array: its prepared jobs in the order of their numbers. All of them or none.
+pub fn submit_array(
+    root: &Root,
+    jobs: &[&JobId],
+    script: &Path,
+    scheduler: &dyn Scheduler,
+) -> Result<SubmitOutcome, StoreError> {
+    hand_over(root, jobs, script, scheduler, &SchedulerId::task)
+}
+
+fn hand_over(
+    root: &Root,
+    jobs: &[&JobId],
+    script: &Path,
+    scheduler: &dyn Scheduler,
+    id_of: &dyn Fn(&SchedulerId, u32) -> SchedulerId,
+) -> Result<SubmitOutcome, StoreError> {
+    let rights = match take_rights(root, jobs)? {
+        Ok(rights) => rights,
+        Err(holder) => return Ok(SubmitOutcome::Busy(holder)),
     };
-    // Somebody may have done it between the caller's look and now.
-    let journal = read_json_lines::<Entry>(&folder.join("scheduler.jsonl"))?.values;
-    if !matches!(journal.last().map(|entry| &entry.event), None | Some(JobEvent::Refused { .. } | JobEvent::NotFound)) {
-        right.give_back();
-        return Ok(SubmitOutcome::Busy("another submitter was faster".to_owned()));
+    for job in jobs {
+        note(root, job, JobEvent::Submitting { host: hostname(), pid: std::process::id() })?;
     }
-    note(root, job, JobEvent::Submitting { host: hostname(), pid: std::process::id() })?;
+    let note_all = |event: JobEvent| jobs.iter().try_for_each(|job| note(root, job, event.clone()));
     let outcome = match scheduler.submit(script) {
         Ok(id) => {
-            note(root, job, JobEvent::Submitted { scheduler_id: id.clone() })?;
+            for (index, job) in (0..).zip(jobs) {
+                note(root, job, JobEvent::Submitted { scheduler_id: id_of(&id, index) })?;
+            }
             SubmitOutcome::Submitted(id)
         }
         Err(SubmitError::NotHere { program }) => {
-            note(root, job, JobEvent::NotFound)?;
+            note_all(JobEvent::NotFound)?;
             SubmitOutcome::NotHere(SubmitError::NotHere { program }.to_string())
         }
         Err(error @ SubmitError::Refused { .. }) => {
             let text = error.to_string();
-            note(root, job, JobEvent::Refused { text: text.clone() })?;
+            note_all(JobEvent::Refused { text: text.clone() })?;
             SubmitOutcome::Refused(text)
         }
         Err(error @ SubmitError::Unanswered { .. }) => {
             let text = error.to_string();
-            note(root, job, JobEvent::Unanswered { text: text.clone() })?;
+            note_all(JobEvent::Unanswered { text: text.clone() })?;
             SubmitOutcome::Unanswered(text)
         }
     };
-    right.give_back();
+    rights.into_iter().for_each(Right::give_back);
     Ok(outcome)
+}
+
+/// The rights to hand these jobs over, or who has one of them. A job that somebody submitted between the caller's look and
+/// now is one of theirs.
+fn take_rights(root: &Root, jobs: &[&JobId]) -> Result<Result<Vec<Right>, String>, StoreError> {
+    let me = ClaimInfo::of_this_process(None, unix_ns());
+    let mut rights = Vec::new();
+    for job in jobs {
+        let folder = root.job_dir(job)?;
+        let path = folder.join(SUBMITTER);
+        let is_over = |holder: &ClaimInfo| is_gone(holder, age_s(&path), &Liveness::local(unix_ns()));
+        let busy = match Right::take(&path, &me, &is_over)? {
+            Ok(right) => {
+                rights.push(right);
+                let journal = read_json_lines::<Entry>(&folder.join("scheduler.jsonl"))?.values;
+                let last = journal.last().map(|entry| &entry.event);
+                let is_free = matches!(last, None | Some(JobEvent::Refused { .. } | JobEvent::NotFound));
+                (!is_free).then(|| "another submitter was faster".to_owned())
+            }
+            Err(holder) => Some(holder.map_or_else(|| "somebody".to_owned(), |holder| holder.describe())),
+        };
+        if let Some(holder) = busy {
+            rights.into_iter().for_each(Right::give_back);
+            return Ok(Err(holder));
+        }
+    }
+    Ok(Ok(rights))
 }
 
 fn age_s(path: &Path) -> u64 {
@@ -110,14 +150,13 @@ pub fn refresh(root: &Root, jobs: &[KnownJob], scheduler: &dyn Scheduler) -> Res
             Err(error) => refreshed.trouble = Some(error),
         }
     }
-    let prepared: Vec<JobId> =
-        jobs.iter().filter(|job| judge(job).state == JobState::Prepared).map(|job| job.id().clone()).collect();
+    let prepared: Vec<&KnownJob> = jobs.iter().filter(|job| judge(job).state == JobState::Prepared).collect();
     // Scripts are there to be submitted by hand as well.
     if !prepared.is_empty() {
-        match scheduler.find(&prepared) {
+        match find(&prepared, scheduler) {
             Ok(found) => {
-                for (job, found) in found {
-                    note(root, &job, JobEvent::Submitted { scheduler_id: found.id })?;
+                for (job, id) in found {
+                    note(root, &job, JobEvent::Submitted { scheduler_id: id })?;
                     refreshed.news += 1;
                 }
             }
@@ -129,6 +168,17 @@ pub fn refresh(root: &Root, jobs: &[KnownJob], scheduler: &dyn Scheduler) -> Res
         look_for(root, &unanswered, scheduler, &mut refreshed)?;
     }
     Ok(refreshed)
+}
+
+/// Which of these jobs the scheduler has, by any of their names.
+fn find(jobs: &[&KnownJob], scheduler: &dyn Scheduler) -> Result<BTreeMap<JobId, SchedulerId>, QueryError> {
+    let names: Vec<JobId> = jobs.iter().flat_map(|job| job.intent.names()).collect();
+    let found = scheduler.find(&names)?;
+    let of_job = |job: &&KnownJob| {
+        let found = job.intent.names().iter().find_map(|name| found.get(name))?;
+        Some((job.id().clone(), found.id.clone()))
+    };
+    Ok(jobs.iter().filter_map(of_job).collect())
 }
 
 /// What a question to the scheduler brought.
@@ -169,8 +219,7 @@ fn look_for(
         if open.is_empty() {
             return Ok(());
         }
-        let wanted: Vec<JobId> = open.iter().map(|job| job.id().clone()).collect();
-        let found = match scheduler.find(&wanted) {
+        let found = match find(&open, scheduler) {
             Ok(found) => found,
             Err(error) => {
                 refreshed.trouble = Some(error);
@@ -180,8 +229,8 @@ fn look_for(
         let mut still_open = Vec::new();
         let mut is_young = false;
         for job in open {
-            if let Some(found) = found.get(job.id()) {
-                note(root, job.id(), JobEvent::Submitted { scheduler_id: found.id.clone() })?;
+            if let Some(id) = found.get(job.id()) {
+                note(root, job.id(), JobEvent::Submitted { scheduler_id: id.clone() })?;
                 refreshed.news += 1;
                 continue;
             }

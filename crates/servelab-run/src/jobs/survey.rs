@@ -12,7 +12,7 @@ use super::{Entry, Intent, JobEvent};
 use crate::scheduler::{JobPhase, JobReport, SchedulerId};
 
 /// How a job ended by its own record.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct ExitInfo {
     /// `finished`, `interrupted` or `failed`.
     pub state: String,
@@ -20,6 +20,8 @@ pub struct ExitInfo {
     pub cause: Option<String>,
     /// Why it failed.
     pub error: Option<String>,
+    /// Seconds that `stop_early` saved in it.
+    pub saved_s: f64,
     /// When, nanoseconds since 1970.
     pub t_unix_ns: i64,
 }
@@ -88,6 +90,11 @@ impl KnownJob {
         self.journal.iter().any(|entry| entry.event == JobEvent::CancelAsked)
     }
 
+    /// Node-hours that `stop_early` saved in it.
+    pub fn saved_node_hours(&self) -> f64 {
+        self.exit.as_ref().map_or(0.0, |exit| f64::from(self.intent.nodes) * exit.saved_s / 3600.0)
+    }
+
     /// Node-hours used so far; for a job that is still to run, what it may use at most.
     pub fn node_hours(&self, now_unix_ns: i64, is_active: bool) -> f64 {
         let nodes = f64::from(self.intent.nodes);
@@ -133,6 +140,7 @@ fn known(folder: &Path, intent: Intent, now_unix_ns: i64) -> Result<KnownJob, St
             state: text(&exit, "/state").unwrap_or_else(|| "failed".to_owned()),
             cause: text(&exit, "/detail/cause"),
             error: text(&exit, "/detail/error"),
+            saved_s: exit.pointer("/detail/saved_s").and_then(Value::as_f64).unwrap_or(0.0),
             t_unix_ns: exit.get("t_unix_ns").and_then(Value::as_i64).unwrap_or(now_unix_ns),
         }),
     })

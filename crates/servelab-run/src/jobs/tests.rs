@@ -13,7 +13,7 @@ use crate::fixtures::{cell, plan, point};
 use crate::launch::Engine;
 use crate::resume::RetryPolicy;
 use crate::schedule::Ordering;
-use crate::scheduler::{FoundJob, JobPhase, QueryError, Scheduler, SubmitError};
+use crate::scheduler::{FoundJob, JobPhase, QueryError, Scheduler, SubmitError, task_id};
 
 const UUID: &str = "6f1c0000-1111-4222-8333-444455556666";
 
@@ -43,6 +43,7 @@ fn known(events: &[JobEvent], heartbeat_age_s: Option<u64>, exit: Option<(&str, 
             gpus_per_node: 8,
             walltime_s: 3600,
             script: "run_a_head.sbatch".to_owned(),
+            array: None,
             t_unix_ns: 0,
         },
         journal: events.iter().map(|event| Entry { t_unix_ns: 0, event: event.clone() }).collect(),
@@ -51,6 +52,7 @@ fn known(events: &[JobEvent], heartbeat_age_s: Option<u64>, exit: Option<(&str, 
             state: state.to_owned(),
             cause: cause.map(str::to_owned),
             error: None,
+            saved_s: 90.0,
             t_unix_ns: 0,
         }),
     }
@@ -170,10 +172,19 @@ impl Scheduler for Fake {
             return Err(SubmitError::Refused { program: "sbatch", text: "invalid account".to_owned() });
         }
         let text = std::fs::read_to_string(script).unwrap();
-        let (_, rest) = text.split_once("--comment=servelab:").unwrap();
-        let uuid = JobId::new(rest.lines().next().unwrap());
+        let value = |name: &str| text.split_once(name).and_then(|(_, rest)| rest.lines().next());
         let id = id(&format!("{}", 100 + state.jobs.len()));
-        state.jobs.insert(id.clone(), (uuid, report(JobPhase::Pending, Some("Priority"))));
+        let pending = report(JobPhase::Pending, Some("Priority"));
+        if let Some(array) = value("--comment=servelab-array:") {
+            let last: u32 = value("--array=0-").unwrap().parse().unwrap();
+            for index in 0..=last {
+                let name = task_id(&JobId::new(array), index);
+                state.jobs.insert(id.task(index), (name, pending.clone()));
+            }
+        } else {
+            let uuid = JobId::new(value("--comment=servelab:").unwrap());
+            state.jobs.insert(id.clone(), (uuid, pending));
+        }
         if state.lose_answers {
             return Err(SubmitError::Unanswered { program: "sbatch", text: "timed out".to_owned() });
         }
@@ -214,6 +225,7 @@ struct Lab {
     plan: Plan,
     fake: Fake,
     budget: Budget,
+    largest_array: Option<usize>,
 }
 
 impl Lab {
@@ -228,7 +240,14 @@ impl Lab {
             }
         }
         std::fs::create_dir_all(root.study_dir("study").unwrap()).unwrap();
-        Self { _folder: folder, root, plan: plan(points, cells), fake: Fake::default(), budget: Budget::default() }
+        Self {
+            _folder: folder,
+            root,
+            plan: plan(points, cells),
+            fake: Fake::default(),
+            budget: Budget::default(),
+            largest_array: None,
+        }
     }
 
     fn known(&self) -> Vec<KnownJob> {
@@ -237,18 +256,21 @@ impl Lab {
 
     fn planned(&self) -> Planned {
         let cells: Vec<CellId> = self.plan.cells.iter().map(|cell| cell.id.clone()).collect();
-        plan_jobs(&PlanJobs {
+        plan_jobs(&self.plan_input(&cells, &self.known(), &Engine::Sim { program: "servelab".into() })).unwrap()
+    }
+
+    fn plan_input<'a>(&'a self, cells: &'a [CellId], known: &'a [KnownJob], engine: &'a Engine) -> PlanJobs<'a> {
+        PlanJobs {
             root: &self.root,
             plan: &self.plan,
-            cells: &cells,
-            known: &self.known(),
-            engine: &Engine::Sim { program: "servelab".into() },
+            cells,
+            known,
+            engine,
             retry: &RetryPolicy::Default,
             ordering: Ordering { order: Order::RandomBlocks, seed: 1, same_server: false },
             walltime_s: 3600,
             budget: self.budget,
-        })
-        .unwrap()
+        }
     }
 
     fn prepare(&self, planned: &Planned) -> Vec<PreparedJob> {
@@ -263,6 +285,7 @@ impl Lab {
             walltime_s: 3600,
             command: &command,
             glibc: None,
+            largest_array: self.largest_array,
         };
         prepare(&preparation, &planned.now).unwrap()
     }
@@ -360,6 +383,63 @@ fn a_submitter_that_was_killed_before_the_answer() {
     let uuids: std::collections::BTreeSet<JobId> =
         lab.fake.state.lock().unwrap().jobs.values().map(|(uuid, _)| uuid.clone()).collect();
     assert_eq!(uuids.len(), 4);
+}
+
+/// A queued job whose cells were all finished by somebody else; one with an open cell stays.
+#[test]
+fn what_waits_for_nothing() {
+    let lab = Lab::new();
+    lab.submit();
+    lab.fake.report_all(&report(JobPhase::Pending, Some("Priority")));
+    lab.refresh();
+    let known = lab.known();
+    let me = ClaimInfo::of_this_process(None, 1);
+    let cells = known[0].intent.cells.iter().chain(&known[1].intent.cells[..1]);
+    for cell in cells {
+        let request = ClaimRequest { cell, info: &me, liveness: &Liveness::local(1), rerun_after: None };
+        let Claim::Acquired(attempt) = lab.root.claim_cell(&request).unwrap() else { panic!("not acquired") };
+        attempt.enter(CellState::Done, 1, None, None).unwrap();
+    }
+    let cells: Vec<CellId> = lab.plan.cells.iter().map(|cell| cell.id.clone()).collect();
+    let engine = Engine::Sim { program: "servelab".into() };
+    let input = lab.plan_input(&cells, &known, &engine);
+    let ids: Vec<&JobId> = needless(&input).unwrap().iter().map(|job| job.id()).collect();
+    assert_eq!(ids, [known[0].id()]);
+    note(&lab.root, known[0].id(), JobEvent::CancelAsked).unwrap();
+    assert!(needless(&lab.plan_input(&cells, &lab.known(), &engine)).unwrap().is_empty(), "asked once");
+}
+
+/// Two arrays of at most three tasks; an answer that is lost is found again task by task.
+#[test]
+fn jobs_with_equal_resources_go_into_arrays() {
+    let mut lab = Lab::new();
+    lab.largest_array = Some(3);
+    let jobs = lab.prepare(&lab.planned());
+    let places: Vec<Option<&ArrayPlace>> = jobs.iter().map(|job| job.intent.array.as_ref()).collect();
+    assert_eq!(places.iter().flatten().map(|place| place.index).collect::<Vec<_>>(), [0, 1, 2]);
+    assert!(places[3].is_none(), "a single job needs no array");
+    let script = jobs[0].script.with_file_name("run_array_1.sbatch");
+    let text = std::fs::read_to_string(&script).unwrap();
+    assert!(text.contains("#SBATCH --array=0-2\n") && text.contains("--time=01:00:00"), "{text}");
+    for job in &jobs[..3] {
+        let copy = lab.root.job_dir(&job.intent.job).unwrap().join("job.sh");
+        assert_eq!(std::fs::read_to_string(copy).unwrap(), std::fs::read_to_string(&job.script).unwrap());
+        assert!(text.contains(job.intent.job.as_str()));
+    }
+    let all = std::fs::read_to_string(script.with_file_name("launch_all.sh")).unwrap();
+    assert_eq!(all.lines().filter(|line| line.starts_with("sbatch ")).count(), 2, "{all}");
+
+    let ids: Vec<&JobId> = jobs[..3].iter().map(|job| &job.intent.job).collect();
+    lab.fake.set(|state| state.lose_answers = true);
+    let outcome = submit_array(&lab.root, &ids, &script, &lab.fake).unwrap();
+    assert!(matches!(outcome, SubmitOutcome::Unanswered(_)), "{outcome:?}");
+    let again = submit_array(&lab.root, &ids, &script, &lab.fake).unwrap();
+    assert!(matches!(again, SubmitOutcome::Busy(_)), "{again:?}");
+    assert_eq!(lab.refresh().news, 3);
+    let tasks: std::collections::BTreeSet<String> =
+        lab.known().iter().filter_map(|job| job.scheduler_id().map(ToString::to_string)).collect();
+    assert_eq!(tasks.into_iter().collect::<Vec<_>>(), ["100_0", "100_1", "100_2"]);
+    assert_eq!((lab.fake.n_jobs(), lab.fake.state.lock().unwrap().submissions), (3, 1));
 }
 
 #[test]

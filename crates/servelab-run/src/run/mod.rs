@@ -153,7 +153,7 @@ pub fn run(
     let states: HashMap<&str, u64> = summary.states.iter().map(|(state, n)| (state.name(), *n)).collect();
     let cause = (summary.interrupted && control.is_out_of_time()).then_some("walltime");
     let error = outcome.as_ref().err().map(ToString::to_string);
-    let detail = json!({"cells": states, "error": error, "cause": cause});
+    let detail = json!({"cells": states, "error": error, "cause": cause, "saved_s": summary.saved_s});
     let noted = job.finish(state, &detail).and_then(|()| recorder.job(&job_id, state, Some(detail)));
     outcome?;
     noted?;
@@ -336,12 +336,10 @@ impl<'a> Run<'a> {
             };
             let held = queue.remove(0);
             let Some(requests) = prepared.remove(&held.cell.id) else { continue };
-            let measured = self.one_cell(start, &held, requests, order, running)?;
+            let mut measured = self.one_cell(start, &held, requests, order, running)?;
             order += 1;
-            server = measured.server;
-            if measured.is_saturated {
-                self.skip_higher_rates(&held, &mut queue)?;
-            }
+            server = measured.server.take();
+            self.skip_higher(&held, &measured, &mut queue)?;
         }
         if let Some(running) = server {
             self.launcher.stop(start.point, running)?;
@@ -397,7 +395,11 @@ impl<'a> Run<'a> {
         let subject =
             Subject { point: start.point, cell: held.cell, attempt: &held.attempt, prepared: requests, order };
         let measured = bench.measure(subject, &mut server)?;
-        let Measured { state, code, detail, elapsed_s, is_saturated } = measured;
+        let Measured { state, code, detail, elapsed_s, is_saturated, stopped_by } = measured;
+        if stopped_by.is_some() {
+            let expected_s = self.estimate.expected_s(&held.cell.id).unwrap_or(0.0);
+            self.summary.saved_s += (expected_s - elapsed_s).max(0.0);
+        }
         // When the run is being ended the server's health no longer matters.
         let failure = if state == CellState::Cancelled { None } else { server.check() };
         if let Some(failure) = failure {
@@ -406,7 +408,7 @@ impl<'a> Run<'a> {
             // A server that dies under load is an error, whatever its last words: it did start with this configuration.
             self.fail(held, CellState::Failed, &failure.report)?;
             self.launcher.stop(start.point, server)?;
-            return Ok(AfterCell { server: None, is_saturated: false });
+            return Ok(AfterCell { server: None, is_saturated: false, stopped_by: None });
         }
         match state {
             CellState::Failed => {
@@ -421,7 +423,7 @@ impl<'a> Run<'a> {
             }
             state => self.end(held, state, code.as_deref(), detail.as_deref(), Some(elapsed_s))?,
         }
-        Ok(AfterCell { server: Some(server), is_saturated })
+        Ok(AfterCell { server: Some(server), is_saturated, stopped_by })
     }
 
     fn claim<'c>(&mut self, start: &ServerStart<'c>) -> Result<Vec<Held<'c>>, RunError> {
@@ -524,22 +526,23 @@ impl<'a> Run<'a> {
         self.recorder.observer.event(&RunEvent::Progress { done: self.ended, total: self.total, remaining_s });
     }
 
-    fn skip_higher_rates(&mut self, saturated: &Held<'_>, queue: &mut Vec<Held<'_>>) -> Result<(), RunError> {
+    /// What need not be tried any more after a cell that was too much for the server.
+    fn skip_higher(&mut self, held: &Held<'_>, after: &AfterCell, queue: &mut Vec<Held<'_>>) -> Result<(), RunError> {
+        let load = &held.cell.load;
         let is_on = self.input.options.stop_early.contains(&StopRule::SaturatedAtLowerRate);
-        let rate = |load: &Load| match load {
-            Load::Open { rate_per_s, .. } => Some(*rate_per_s),
-            _ => None,
+        let (code, why) = match (&after.stopped_by, load) {
+            (Some(rule), _) => ("stopped_at_lower_load", format!("{} already: {rule}", load.describe())),
+            (None, Load::Open { rate_per_s, .. }) if is_on && after.is_saturated => {
+                ("saturated_at_lower_rate", format!("the server was saturated at {rate_per_s} requests/s already"))
+            }
+            _ => return Ok(()),
         };
-        let Some(limit) = rate(&saturated.cell.load).filter(|_| is_on) else { return Ok(()) };
-        let is_higher = |held: &Held<'_>| {
-            held.cell.workload == saturated.cell.workload && rate(&held.cell.load).is_some_and(|rate| rate > limit)
-        };
-        let (higher, rest) = std::mem::take(queue).into_iter().partition(is_higher);
+        let is_higher = |other: &Held<'_>| other.cell.workload == held.cell.workload && is_more(&other.cell.load, load);
+        let (higher, rest): (Vec<Held<'_>>, Vec<Held<'_>>) = std::mem::take(queue).into_iter().partition(is_higher);
         *queue = rest;
-        let higher: Vec<Held<'_>> = higher;
         for held in &higher {
-            let why = format!("the server was saturated at {limit} requests/s already");
-            self.end(held, CellState::Skipped, Some("saturated_at_lower_rate"), Some(&why), None)?;
+            self.summary.saved_s += self.estimate.expected_s(&held.cell.id).unwrap_or(0.0);
+            self.end(held, CellState::Skipped, Some(code), Some(&why), None)?;
         }
         Ok(())
     }
@@ -555,8 +558,19 @@ impl<'a> Run<'a> {
     }
 }
 
+/// More of the same kind of load.
+fn is_more(load: &Load, than: &Load) -> bool {
+    match (load, than) {
+        (Load::Open { rate_per_s, .. }, Load::Open { rate_per_s: than, .. }) => rate_per_s > than,
+        (Load::Closed { concurrency, .. }, Load::Closed { concurrency: than, .. }) => concurrency > than,
+        _ => false,
+    }
+}
+
 /// What is left after a cell.
 struct AfterCell {
     server: Option<Box<PointServer>>,
     is_saturated: bool,
+    /// The rule that ended it early.
+    stopped_by: Option<String>,
 }

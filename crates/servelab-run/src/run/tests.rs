@@ -465,6 +465,34 @@ fn success_below_a_threshold_ends_a_cell_early() {
     assert!((4..14).contains(&answered), "{answered} answers");
 }
 
+/// The rule that ends a cell spares the higher loads of its ladder; what that saved is told.
+#[test]
+fn a_broken_rule_skips_the_rest_of_the_ladder() {
+    let engine = FakeEngine::new(Duration::from_millis(20), None);
+    let ready = AtomicU64::new(0);
+    let server = FakeServer::start(move |request| {
+        if request.path == "/v1/completions" && ready.fetch_add(1, SeqCst) > 0 {
+            return crate::fixtures::Reply {
+                delay: Duration::from_millis(10),
+                ..crate::fixtures::Reply::json(500, "{}")
+            };
+        }
+        engine.answer(request)
+    });
+    let mut lab = Lab::new(vec![point("a", &[])], &[1, 2, 4], 1);
+    lab.engine = Engine::External { url: server.url() };
+    lab.options.ordering.order = Order::AsWritten;
+    lab.options.stop_early = vec![StopRule::ServerErrorsAbove { above: 0.2, after: 4 }];
+    let summary = lab.quiet();
+    let states = lab.states();
+    assert_eq!(states["a-c1-r0"].0, CellState::Invalid);
+    assert!(lab.latest("a-c1-r0").state().unwrap().unwrap().detail.unwrap().contains("server_errors_above: 0.2"));
+    for cell in ["a-c2-r0", "a-c4-r0"] {
+        assert_eq!(states[cell], (CellState::Skipped, Some("stopped_at_lower_load".to_owned())), "{states:?}");
+    }
+    assert!(summary.saved_s > 0.0 && !summary.interrupted, "{summary:?}");
+}
+
 fn kill_lab(root: &Path) -> Lab {
     Lab::at(root, vec![point("a", &[]), point("b", &[])], &[1, 2], 1)
 }

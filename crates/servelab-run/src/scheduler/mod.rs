@@ -31,6 +31,11 @@ impl SchedulerId {
         is_id.then(|| Self(text.to_owned()))
     }
 
+    /// The id of one task of this array.
+    pub fn task(&self, index: u32) -> Self {
+        Self(format!("{}_{index}", self.0))
+    }
+
     /// The id as text.
     pub fn as_str(&self) -> &str {
         &self.0
@@ -153,6 +158,11 @@ pub struct QueryError {
     pub text: String,
 }
 
+/// Under which name [`Scheduler::find`] looks for and finds a task of an array.
+pub fn task_id(array: &JobId, index: u32) -> JobId {
+    JobId::new(format!("{array}_{index}"))
+}
+
 /// What Servelab asks of a scheduler.
 pub trait Scheduler: Send + Sync {
     /// `slurm` or `pbs`.
@@ -168,6 +178,11 @@ pub trait Scheduler: Send + Sync {
     /// How these jobs are, in one question. What the scheduler no longer knows is not in the answer: that says nothing
     /// about how it ended.
     fn poll(&self, ids: &[SchedulerId]) -> Result<BTreeMap<SchedulerId, JobReport>, QueryError>;
+
+    /// Most tasks of one array; `None` where that is not known, or there are no arrays.
+    fn largest_array(&self) -> Option<usize> {
+        None
+    }
 
     /// Cancels exactly these jobs. One that is over already is no error.
     fn cancel(&self, ids: &[SchedulerId]) -> Result<(), QueryError>;

@@ -2,12 +2,13 @@
 
 use std::fmt::Write as _;
 
+use servelab_core::ids::JobId;
 use servelab_core::site::{GpuAsk, Site};
 
 use super::safe::{self, ScriptError, expression, value};
 use super::{JobScript, file_name};
 use crate::scheduler::pbs::JOB_VARIABLE;
-use crate::scheduler::slurm::COMMENT_PREFIX;
+use crate::scheduler::slurm::{ARRAY_PREFIX, COMMENT_PREFIX};
 
 /// GPUs of one node to ask for: all of them when the node is ours alone.
 fn gpus(job: &JobScript<'_>) -> u32 {
@@ -31,7 +32,13 @@ fn name_of(job: &JobScript<'_>) -> String {
     name.chars().take(60).collect()
 }
 
-pub(super) fn slurm(out: &mut String, job: &JobScript<'_>) -> Result<(), ScriptError> {
+/// What an array says instead of its first job.
+pub(super) struct ArrayLine<'a> {
+    pub(super) id: &'a JobId,
+    pub(super) n_tasks: usize,
+}
+
+pub(super) fn slurm(out: &mut String, job: &JobScript<'_>, array: Option<ArrayLine<'_>>) -> Result<(), ScriptError> {
     let site = job.site;
     if site.queue.is_some() {
         let instead = "write `partition: …`";
@@ -40,9 +47,18 @@ pub(super) fn slurm(out: &mut String, job: &JobScript<'_>) -> Result<(), ScriptE
     let mut line = |text: String| {
         let _ = writeln!(out, "#SBATCH {text}");
     };
-    line(format!("--job-name={}", name_of(job)));
     // How a submission is found again whose answer was lost.
-    line(format!("--comment={COMMENT_PREFIX}{}", job.job));
+    match &array {
+        None => {
+            line(format!("--job-name={}", name_of(job)));
+            line(format!("--comment={COMMENT_PREFIX}{}", job.job));
+        }
+        Some(array) => {
+            line(format!("--job-name={}", file_name(job.study)));
+            line(format!("--comment={ARRAY_PREFIX}{}", array.id));
+            line(format!("--array=0-{}", array.n_tasks.saturating_sub(1)));
+        }
+    }
     for (option, key, text) in [
         ("--partition", "partition", &site.partition),
         ("--account", "account", &site.account),
@@ -91,7 +107,11 @@ pub(super) fn slurm(out: &mut String, job: &JobScript<'_>) -> Result<(), ScriptE
     line(format!("--signal=B:TERM@{}", job.margin_s()));
     // Servelab submits what is left itself; a requeued job would come back after minutes with an old plan.
     line("--no-requeue".to_owned());
-    let log = job.logs.join(format!("vllm_{}_%j.out", job.name));
+    let log = match array {
+        None => job.logs.join(format!("vllm_{}_%j.out", job.name)),
+        // Each task opens the log of its job itself.
+        Some(_) => "/dev/null".into(),
+    };
     let log = log.to_string_lossy().replace('\\', "");
     line(format!("--output=\"{}\"", safe::comment(&log).replace('"', "")));
     line("--open-mode=append".to_owned());

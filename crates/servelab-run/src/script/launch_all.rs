@@ -20,6 +20,8 @@ pub struct Launch<'a> {
     pub name: &'a str,
     /// Whether its engine runs without CUDA graphs.
     pub enforce_eager: bool,
+    /// Script of the array that it is a task of.
+    pub array: Option<&'a str>,
 }
 
 /// The text of `launch_all.sh`.
@@ -32,7 +34,15 @@ pub fn launch_all(study: &str, scheduler: Scheduler, launches: &[Launch<'_>]) ->
          # cells that are done or held are left alone. This file is written anew by `servelab submit --dry-run`.\n\
          set -eu\ncd \"$(dirname \"$0\")\"\n\n"
     );
+    let mut submitted = std::collections::BTreeSet::new();
     for launch in launches {
+        if let Some(array) = launch.array {
+            // Once for all of its tasks.
+            if submitted.insert(array) {
+                let _ = writeln!(out, "sbatch {}", quote(array));
+            }
+            continue;
+        }
         let script = quote(launch.script);
         let _ = match scheduler {
             Scheduler::Slurm => writeln!(out, "sbatch {script}"),

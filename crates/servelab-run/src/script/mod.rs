@@ -2,6 +2,7 @@
 //! files are written by `jobs`. A script carries its job's UUID, and the run inside it claims every cell, so a script that
 //! is submitted twice measures nothing twice.
 
+mod array;
 mod directives;
 mod launch_all;
 mod safe;
@@ -16,6 +17,7 @@ use servelab_core::site::{Container, ContainerRuntime, Scheduler, Site};
 
 use crate::glibc::Glibc;
 use crate::launch::quote;
+pub use array::{JOB_SCRIPT, Member, array_script};
 pub use launch_all::{Launch, launch_all};
 pub use safe::{ScriptError, file_name};
 
@@ -78,7 +80,11 @@ pub fn job_script(job: &JobScript<'_>) -> Result<String, ScriptError> {
     let mut out = String::from("#!/bin/bash\n");
     preamble(&mut out, job);
     match job.site.scheduler {
-        Scheduler::Slurm => directives::slurm(&mut out, job)?,
+        Scheduler::Slurm => directives::slurm(&mut out, job, None)?,
+        scheduler if job.site.arrays && scheduler != Scheduler::Slurm => {
+            let instead = "leave it out: jobs are handed over one by one";
+            return Err(ScriptError::NotForThis { key: "arrays", scheduler: "this scheduler", instead });
+        }
         Scheduler::Pbs => directives::pbs(&mut out, job)?,
         Scheduler::Local => {}
     }

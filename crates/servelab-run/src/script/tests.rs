@@ -147,7 +147,7 @@ fn what_cannot_be_written_is_refused() {
 #[test]
 fn all_scripts_in_one() {
     let job = JobId::new(UUID);
-    let launch = Launch { script: "run_1A_head.pbs", job: &job, name: "1A", enforce_eager: false };
+    let launch = Launch { script: "run_1A_head.pbs", job: &job, name: "1A", enforce_eager: false, array: None };
     let text = launch_all("s", Scheduler::Pbs, &[launch]);
     is_bash(&text);
     assert!(text.contains("EXP_NAME=1A,ENFORCE_EAGER=no' run_1A_head.pbs"), "{text}");

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 
 use servelab_core::codes::explain;
+use servelab_core::failures::propose;
 use servelab_core::result::Severity;
 use servelab_core::state::CellState;
 use servelab_store::ResultRow;
@@ -47,6 +48,20 @@ pub fn failure_code(row: &ResultRow) -> &str {
     diagnosed.or(row.code.as_deref()).unwrap_or(row.state.name())
 }
 
+/// A neighbouring configuration for the first row that has one, and the lines that add it to the study.
+fn proposal_facts(rows: &[&ResultRow]) -> Vec<(String, String)> {
+    let of_row = |row: &ResultRow| {
+        let report = row.failure.as_ref()?;
+        propose(&report.code, &report.detail, &row.point.config)
+    };
+    let Some((row, proposal)) = rows.iter().find_map(|row| Some((*row, of_row(row)?))) else { return Vec::new() };
+    let label = row.point.labels.first().map_or_else(|| row.point.id.short(), String::as_str);
+    vec![
+        ("proposal".to_owned(), proposal.describe()),
+        ("add to `designs:`".to_owned(), proposal.design(label, &row.point.factors)),
+    ]
+}
+
 fn failure_facts(code: &str, rows: &[&ResultRow]) -> Vec<(String, String)> {
     let mut facts = Vec::new();
     let mut fact = |name: &str, value: Option<String>| {
@@ -60,6 +75,9 @@ fn failure_facts(code: &str, rows: &[&ResultRow]) -> Vec<(String, String)> {
     fact("in", report.and_then(|report| report.source.clone()));
     let advice = report.and_then(|report| report.advice.clone()).or_else(|| known.map(|known| known.advice.clone()));
     fact("advice", advice.or_else(|| Some(format!("`servelab explain {code}`"))));
+    for (name, value) in proposal_facts(rows) {
+        fact(&name, Some(value));
+    }
     let cells: Vec<String> = rows.iter().map(|row| cell(row)).collect();
     fact("cells", Some(some_of_lines(&cells)));
     facts
@@ -114,7 +132,9 @@ pub fn infeasible_section(out: &mut Document, rows: &[ResultRow]) {
     }
     out.heading(2, "Infeasible");
     let mut table = Table::new([right("Cells"), left("Which"), left("Why")]);
+    let mut proposals = Vec::new();
     for (reason, rows) in groups {
+        proposals.extend(proposal_facts(&rows));
         let mut names: Vec<String> = Vec::new();
         for row in &rows {
             let name = format!("{} × {}", who(row), row.cell.workload);
@@ -125,4 +145,7 @@ pub fn infeasible_section(out: &mut Document, rows: &[ResultRow]) {
         table.row([rows.len().to_string(), some_of(&names, 4), reason]);
     }
     out.table(table);
+    if !proposals.is_empty() {
+        out.facts(proposals);
+    }
 }

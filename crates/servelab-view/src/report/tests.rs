@@ -241,8 +241,14 @@ fn a_status() {
         crate::JobLine { uuid: "6f1c", scheduler_id: Some("123"), state: "running", reason: None },
         crate::JobLine { uuid: "77aa", scheduler_id: None, state: "failed", reason: Some("node lost") },
     ];
-    let input =
-        crate::StatusInput { plan: &plan, rows: &rows, jobs: &jobs, how: crate::HowToRun::default(), width: Some(90) };
+    let input = crate::StatusInput {
+        plan: &plan,
+        rows: &rows,
+        jobs: &jobs,
+        node_hours: Some("Node-hours: 1.20 used, 0.00 reserved."),
+        how: crate::HowToRun::default(),
+        width: Some(90),
+    };
     insta::assert_snapshot!(crate::status_text(&input));
     let empty = crate::StatusInput { rows: &[], jobs: &[], ..input };
     assert!(crate::status_text(&empty).contains("0 of 0 cells are over."));
@@ -276,7 +282,7 @@ proptest! {
         let text = report_txt(&input);
         prop_assert!(text.chars().all(|c| c == '\n' || !c.is_control()), "control characters");
         report_md(&input);
-        let status = crate::StatusInput { plan: &plan, rows: &rows, jobs: &[], how: crate::HowToRun::default(), width: Some(40) };
+        let status = crate::StatusInput { plan: &plan, rows: &rows, jobs: &[], node_hours: None, how: crate::HowToRun::default(), width: Some(40) };
         crate::status_text(&status);
     }
 }

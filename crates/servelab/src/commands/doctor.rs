@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use clap::Args;
 use serde::Serialize;
+use servelab_core::plan::PlannedPoint;
 use servelab_core::study::EngineKind;
 use servelab_run::doctor::{Finding, Health, Subject, examine};
 
@@ -52,6 +53,9 @@ pub(crate) fn doctor(args: &DoctorArgs, ui: Ui) -> Result<ExitCode, CommandError
         None => site_by_name(args.site.as_deref())?,
     };
     let engine = input.as_ref().and_then(engine_program);
+    let plan = input.as_ref().filter(|input| input.study.engine.kind == EngineKind::Vllm);
+    let plan = plan.map(|input| input.plan(&|_| None)).transpose()?;
+    let servers = plan.as_ref().map(|plan| servers(&plan.points)).unwrap_or_default();
     let model = input.as_ref().filter(|input| input.study.model.path.is_some());
     let findings = examine(&Subject {
         site: &site,
@@ -60,6 +64,7 @@ pub(crate) fn doctor(args: &DoctorArgs, ui: Ui) -> Result<ExitCode, CommandError
         model: model.map(|input| Path::new(input.model_path.as_str())),
         trusts_model_code: input.as_ref().is_some_and(|input| input.study.model.trust_remote_code),
         port_base: site.port_base.unwrap_or(DEFAULT_PORT_BASE),
+        servers: &servers,
     });
     let is_fit = findings.iter().all(|finding| finding.health != Health::Bad);
     let host = servelab_store::hostname();
@@ -77,6 +82,12 @@ pub(crate) fn doctor(args: &DoctorArgs, ui: Ui) -> Result<ExitCode, CommandError
         ui.data(&text);
     }
     Ok(if is_fit { ExitCode::SUCCESS } else { ExitCode::from(1) })
+}
+
+/// Command lines of the servers of these points.
+pub(crate) fn servers(points: &[PlannedPoint]) -> Vec<&[String]> {
+    let roles = points.iter().flat_map(|point| &point.roles);
+    roles.filter(|role| role.role != "router").map(|role| role.argv.as_slice()).collect()
 }
 
 /// What would be started; the simulator is this program.

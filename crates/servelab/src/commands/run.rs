@@ -93,7 +93,7 @@ fn measure(args: &RunArgs, intent: Option<&Intent>, ui: Ui) -> Result<ExitCode, 
     let _signals = SignalGuard::install(Arc::clone(&control))
         .map_err(|error| CommandError::failed(format!("cannot watch for signals: {error}")))?;
     if let Some(intent) = intent {
-        preflight(&root, intent, &input, ui)?;
+        preflight(&root, intent, &input, &plan, ui)?;
     }
     let progress = Progress::new(ui, &plan);
     let run_input = RunInput {
@@ -115,7 +115,10 @@ fn measure(args: &RunArgs, intent: Option<&Intent>, ui: Ui) -> Result<ExitCode, 
 }
 
 /// What the job's first node is like, kept with the job. What really prevents the work is met by the work; this tells why.
-fn preflight(root: &Root, intent: &Intent, input: &StudyInput, ui: Ui) -> Result<(), CommandError> {
+fn preflight(root: &Root, intent: &Intent, input: &StudyInput, plan: &Plan, ui: Ui) -> Result<(), CommandError> {
+    let is_vllm = input.study.engine.kind == EngineKind::Vllm;
+    let points: Vec<_> = plan.points.iter().filter(|point| is_vllm && point.id == intent.point).cloned().collect();
+    let servers = super::doctor::servers(&points);
     let mut site = input.site.clone();
     // It gave this allocation: a thousand jobs need not ask it again.
     site.scheduler = servelab_core::site::Scheduler::Local;
@@ -127,6 +130,7 @@ fn preflight(root: &Root, intent: &Intent, input: &StudyInput, ui: Ui) -> Result
         model: input.study.model.path.is_some().then(|| Path::new(input.model_path.as_str())),
         trusts_model_code: input.study.model.trust_remote_code,
         port_base: site.port_base.unwrap_or(DEFAULT_PORT_BASE),
+        servers: &servers,
     });
     for finding in findings.iter().filter(|finding| finding.health > Health::Skipped) {
         ui.always(&format!("preflight {}: {}: {}", finding.health.name(), finding.check, finding.detail));

@@ -7,6 +7,7 @@ use clap::Args;
 use serde::Serialize;
 use serde_json::Value;
 use servelab_core::codes;
+use servelab_core::failures::propose;
 use servelab_core::ids::{CellId, JobId};
 use servelab_core::state::CellState;
 use servelab_run::jobs::{JobState, KnownJob, judge, refresh, settle, survey};
@@ -35,7 +36,33 @@ struct StatusDocument {
     study: String,
     cells: BTreeMap<&'static str, u64>,
     jobs: Vec<JobStatus>,
+    /// Of jobs that were submitted; those of a run on this machine are not counted.
+    node_hours: NodeHours,
     failures: Vec<FailureStatus>,
+}
+
+#[derive(Debug, Clone, Copy, Serialize)]
+struct NodeHours {
+    /// By jobs that are over.
+    used: f64,
+    /// At most, by jobs that run or wait.
+    reserved: f64,
+    /// What `stop_early` saved, as long as those cells would have taken.
+    saved: f64,
+}
+
+impl NodeHours {
+    fn of(known: &[KnownJob]) -> Self {
+        let now = submit::now();
+        let mut hours = Self { used: 0.0, reserved: 0.0, saved: 0.0 };
+        for job in known {
+            let is_active = judge(job).state.is_active();
+            let sum = if is_active { &mut hours.reserved } else { &mut hours.used };
+            *sum += job.node_hours(now, is_active);
+            hours.saved += job.saved_node_hours();
+        }
+        hours
+    }
 }
 
 #[derive(Debug, Serialize)]
@@ -52,6 +79,8 @@ struct FailureStatus {
     code: Option<String>,
     line: Option<String>,
     advice: Option<String>,
+    /// A neighbouring configuration, in words; nothing is changed by itself.
+    proposal: Option<String>,
 }
 
 pub(crate) fn status(args: &StatusArgs, ui: Ui) -> Result<ExitCode, CommandError> {
@@ -116,6 +145,7 @@ pub(crate) fn status(args: &StatusArgs, ui: Ui) -> Result<ExitCode, CommandError
             study: plan.study.clone(),
             cells,
             jobs,
+            node_hours: NodeHours::of(&known),
             failures: rows.iter().filter_map(failure).collect(),
         };
         ui.data(&serde_json::to_string_pretty(&document).map_err(|error| CommandError::failed(error.to_string()))?);
@@ -130,7 +160,20 @@ pub(crate) fn status(args: &StatusArgs, ui: Ui) -> Result<ExitCode, CommandError
             reason: job.reason.as_deref(),
         })
         .collect();
-    ui.data(&status_text(&StatusInput { plan: &plan, rows: &rows, jobs: &lines, how, width: ui.width() }));
+    let hours = NodeHours::of(&known);
+    let node_hours = (!known.is_empty()).then(|| {
+        let saved = if hours.saved > 0.0 { format!("; stop_early saved {:.2}", hours.saved) } else { String::new() };
+        format!("Node-hours: {:.2} used, {:.2} reserved{saved}.", hours.used, hours.reserved)
+    });
+    let input = StatusInput {
+        plan: &plan,
+        rows: &rows,
+        jobs: &lines,
+        node_hours: node_hours.as_deref(),
+        how,
+        width: ui.width(),
+    };
+    ui.data(&status_text(&input));
     Ok(ExitCode::SUCCESS)
 }
 
@@ -149,6 +192,9 @@ fn failure(row: &ResultRow) -> Option<FailureStatus> {
         code,
         line: report.and_then(|report| report.line.clone()),
         advice,
+        proposal: report
+            .and_then(|report| propose(&report.code, &report.detail, &row.point.config))
+            .map(|proposal| proposal.describe()),
     })
 }
 

@@ -15,7 +15,7 @@ use servelab_core::site::Scheduler as SchedulerKind;
 use servelab_run::glibc::{self, Glibc};
 use servelab_run::jobs::{
     Budget, JobPlanError, JobState, KnownJob, LeftOut, PlanJobs, Planned, Preparation, PreparedJob, SubmitOutcome,
-    judge, plan_jobs, prepare, refresh, settle, survey,
+    judge, needless, plan_jobs, prepare, refresh, settle, submit_array, survey,
 };
 use servelab_run::scheduler::{Scheduler, pbs::Pbs, slurm::Slurm};
 use servelab_run::{Engine, RetryPolicy, RunControl, SignalGuard};
@@ -30,6 +30,9 @@ use crate::ui::Ui;
 /// First and longest pause between two questions to the scheduler; sixty seconds is polite at large sites.
 const FIRST_PAUSE: Duration = Duration::from_secs(2);
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+
+/// Tasks of an array where the scheduler does not say how many it takes: Slurm's own default.
+const LARGEST_ARRAY: usize = 1001;
 
 /// Arguments of `servelab submit`.
 #[derive(Debug, Args)]
@@ -166,7 +169,7 @@ impl Submission<'_> {
         news += settle(self.root, &known, now())?;
         let budget = &self.input.study.budget;
         let limits = Budget { max_jobs: budget.max_jobs, node_hours: budget.node_hours };
-        let planned = plan_jobs(&PlanJobs {
+        let input = PlanJobs {
             root: self.root,
             plan: self.plan,
             cells: self.cells,
@@ -176,21 +179,49 @@ impl Submission<'_> {
             ordering: run::ordering(self.input),
             walltime_s: self.walltime_s,
             budget: if self.args.dry_run { Budget::default() } else { limits },
-        })?;
+        };
+        let planned = plan_jobs(&input)?;
+        if !self.args.dry_run {
+            news += self.take_back(&needless(&input)?)?;
+        }
         let prepared = self.prepare(&known, &planned)?;
         let mut round = Round { planned, rows: Vec::new(), refused: None, silent: None, news };
-        for job in &prepared {
-            let row = if self.args.dry_run {
-                row(job, JobState::Prepared, None, None)
-            } else {
-                self.hand_over(job, &mut round)?
-            };
-            round.rows.push(row);
+        for together in together(&prepared) {
+            if self.args.dry_run {
+                round.rows.extend(together.iter().map(|job| row(job, JobState::Prepared, None, None)));
+                continue;
+            }
+            self.hand_over(&together, &mut round)?;
             if round.refused.is_some() || round.silent.is_some() {
                 break;
             }
         }
         Ok(round)
+    }
+
+    /// Cancels queued jobs for which nothing is left to do. Returns how many.
+    fn take_back(&self, jobs: &[&KnownJob]) -> Result<u64, CommandError> {
+        let ids: Vec<_> = jobs.iter().filter_map(|job| job.scheduler_id().cloned()).collect();
+        if ids.is_empty() {
+            return Ok(0);
+        }
+        if let Err(error) = self.scheduler.cancel(&ids) {
+            // They will find out themselves when they start.
+            self.ui.always(&format!("warning: {} jobs with nothing left to do stay queued: {error}", ids.len()));
+            return Ok(0);
+        }
+        let mut node_hours = 0.0;
+        for job in jobs {
+            servelab_run::jobs::note(self.root, job.id(), servelab_run::jobs::JobEvent::CancelAsked)?;
+            node_hours += f64::from(job.intent.nodes) * job.intent.walltime_s as f64 / 3600.0;
+        }
+        let list: Vec<&str> = ids.iter().map(servelab_run::scheduler::SchedulerId::as_str).collect();
+        self.ui.always(&format!(
+            "nothing is left to do for {} queued jobs ({}): cancelled, {node_hours:.2} node-hours are free again",
+            ids.len(),
+            list.join(", ")
+        ));
+        Ok(ids.len() as u64)
     }
 
     fn prepare(&self, known: &[KnownJob], planned: &Planned) -> Result<Vec<PreparedJob>, CommandError> {
@@ -203,6 +234,7 @@ impl Submission<'_> {
             walltime_s: self.walltime_s,
             command: &command,
             glibc: self.snapshot.glibc,
+            largest_array: self.input.site.arrays.then(|| self.scheduler.largest_array().unwrap_or(LARGEST_ARRAY)),
         };
         prepare(&preparation, &planned.now).map_err(|error| match error {
             JobPlanError::Store(error) => error.into(),
@@ -210,27 +242,42 @@ impl Submission<'_> {
         })
     }
 
-    fn hand_over(&self, job: &PreparedJob, round: &mut Round) -> Result<JobRow, CommandError> {
-        let outcome = servelab_run::jobs::submit(self.root, &job.intent.job, &job.script, &*self.scheduler)?;
-        let (state, id, reason) = match outcome {
-            SubmitOutcome::Submitted(id) => (JobState::Submitted, Some(id.to_string()), None),
-            SubmitOutcome::Unanswered(text) => {
-                round.silent = Some(text.clone());
-                (JobState::Submitting, None, Some(text))
-            }
-            SubmitOutcome::Busy(holder) => {
-                (JobState::Submitting, None, Some(format!("left to somebody else: {holder}")))
-            }
-            SubmitOutcome::Refused(text) | SubmitOutcome::NotHere(text) => {
-                round.refused = Some(text.clone());
-                (JobState::Refused, None, Some(text))
+    /// One job, or the jobs of an array.
+    fn hand_over(&self, jobs: &[&PreparedJob], round: &mut Round) -> Result<(), CommandError> {
+        let Some(first) = jobs.first() else { return Ok(()) };
+        let place = first.intent.array.as_ref();
+        let outcome = match place {
+            None => servelab_run::jobs::submit(self.root, &first.intent.job, &first.script, &*self.scheduler)?,
+            Some(place) => {
+                let ids: Vec<&JobId> = jobs.iter().map(|job| &job.intent.job).collect();
+                submit_array(self.root, &ids, &first.script.with_file_name(&place.script), &*self.scheduler)?
             }
         };
-        let row = row(job, state, id, reason);
-        if self.args.wait {
-            self.ui.say(&format!("{} {} {}", row.scheduler_id.as_deref().unwrap_or("-"), row.label, row.state));
+        for (index, job) in (0..).zip(jobs) {
+            let (state, id, reason) = match &outcome {
+                SubmitOutcome::Submitted(id) => {
+                    let id = if place.is_some() { id.task(index) } else { id.clone() };
+                    (JobState::Submitted, Some(id.to_string()), None)
+                }
+                SubmitOutcome::Unanswered(text) => {
+                    round.silent = Some(text.clone());
+                    (JobState::Submitting, None, Some(text.clone()))
+                }
+                SubmitOutcome::Busy(holder) => {
+                    (JobState::Submitting, None, Some(format!("left to somebody else: {holder}")))
+                }
+                SubmitOutcome::Refused(text) | SubmitOutcome::NotHere(text) => {
+                    round.refused = Some(text.clone());
+                    (JobState::Refused, None, Some(text.clone()))
+                }
+            };
+            let row = row(job, state, id, reason);
+            if self.args.wait {
+                self.ui.say(&format!("{} {} {}", row.scheduler_id.as_deref().unwrap_or("-"), row.label, row.state));
+            }
+            round.rows.push(row);
         }
-        Ok(row)
+        Ok(())
     }
 
     fn show(&self, round: &Round) -> Result<ExitCode, CommandError> {
@@ -372,6 +419,20 @@ impl Submission<'_> {
         }
         Ok(if failed { ExitCode::from(1) } else { ExitCode::SUCCESS })
     }
+}
+
+/// Jobs that are handed over in one: arrays, in the order of their tasks, and every other job by itself.
+fn together(jobs: &[PreparedJob]) -> Vec<Vec<&PreparedJob>> {
+    let mut all: Vec<Vec<&PreparedJob>> = Vec::new();
+    for job in jobs {
+        let array = |job: &PreparedJob| job.intent.array.as_ref().map(|place| place.array.clone());
+        let is_of = |known: &&mut Vec<&PreparedJob>| known.first().and_then(|first| array(first)) == array(job);
+        match all.iter_mut().find(is_of).filter(|_| job.intent.array.is_some()) {
+            Some(known) => known.push(job),
+            None => all.push(vec![job]),
+        }
+    }
+    all
 }
 
 fn left_out(planned: &Planned) -> Vec<LeftOutRow> {

@@ -222,6 +222,25 @@ fn pbs_what_it_says_is_shown() {
     lab.place.wait_until_quiet();
 }
 
+/// Jobs wait in the queue while somebody measures their cells on this machine: the next submission takes them back.
+#[test]
+fn pbs_what_waits_for_nothing_is_taken_back() {
+    let pbs = FakePbs::new();
+    let park = pbs_park(&pbs);
+    let lab = Lab::new(&park, &brisk(2, 1, 1));
+    pbs.switch_on("hold", "");
+    lab.run("submit").expect(0);
+    assert_eq!(lab.jobs(), ["pending"; 2]);
+    lab.run("run").expect(0);
+    lab.all_measured_once(2);
+    lab.run("submit").expect(0).says("nothing is left to do for 2 queued jobs").says("node-hours are free again");
+    lab.until("the end of the jobs", |jobs| jobs == ["finished", "cancelled", "cancelled"]);
+    pbs.switch_off("hold");
+    lab.all_measured_once(2);
+    assert_eq!((pbs.n_jobs(), number(&lab.status(), "node_hours.used")), (2, 0.0));
+    lab.place.wait_until_quiet();
+}
+
 #[test]
 fn pbs_a_submitter_that_is_killed_before_the_answer() {
     let pbs = FakePbs::new();

@@ -131,6 +131,25 @@ fn an_array_of_one_script_measures_once() {
     lab.place.wait_until_quiet();
 }
 
+/// Six jobs that ask for the same: one submission, one log and one record for each.
+#[test]
+fn equal_jobs_in_one_array() {
+    let Some(slurm) = Slurm::wanted() else { return };
+    let park = Park { env: slurm.park.env.clone(), site: format!("{}arrays: true\n", slurm.park.site) };
+    let lab = Lab::new(&park, &brisk(3, 1, 2));
+    let out = lab.run("submit --json").expect(0).json();
+    let ids: Vec<&str> = at(&out, "jobs").as_array().unwrap().iter().map(|job| text(job, "scheduler_id")).collect();
+    let array = ids[0].split_once('_').unwrap().0;
+    let expected: Vec<String> = (0..6).map(|index| format!("{array}_{index}")).collect();
+    assert_eq!(ids, expected);
+    lab.run("submit --wait").expect(0);
+    lab.all_measured_once(6);
+    assert_eq!(lab.jobs(), ["finished"; 6]);
+    let logs = lab.place.list("out/logs");
+    assert!(logs.len() == 6 && logs.iter().all(|name| name.contains(&format!("_{array}_"))), "{logs:?}");
+    lab.place.wait_until_quiet();
+}
+
 #[test]
 fn cancelled_by_somebody_else() {
     let Some(slurm) = Slurm::wanted() else { return };

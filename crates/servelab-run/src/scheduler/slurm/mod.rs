@@ -1,6 +1,7 @@
-//! Slurm through `sbatch`, `squeue`, `sacct` and `scancel`. Only forms of output that are the same from 22.05 to 26.05 are
-//! used; JSON is not among them. A job is found again by its comment, which holds our UUID.
+//! Slurm through `sbatch`, `squeue`, `sacct` and `scancel`. Forms of output that are the same from 22.05 to 26.05 come first;
+//! where those cannot be read, JSON and `scontrol` are asked for, whose shapes differ. A job is found again by its comment, which holds our UUID.
 
+pub mod json;
 pub mod parse;
 
 use std::collections::BTreeMap;
@@ -14,6 +15,9 @@ use super::{
 
 /// In front of the UUID in a job's comment.
 pub const COMMENT_PREFIX: &str = "servelab:";
+
+/// In front of the UUID in an array's comment.
+pub const ARRAY_PREFIX: &str = "servelab-array:";
 
 /// Ids per question: a command line of at most a few kilobytes.
 const IDS_PER_CALL: usize = 500;
@@ -55,6 +59,22 @@ impl Slurm {
         Err(QueryError { program: "squeue", text: complaint(&reply) })
     }
 
+    /// Where the plain columns come in another form: a wrapper around squeue, say.
+    fn asked_otherwise(&self, ids: &[SchedulerId]) -> Result<BTreeMap<SchedulerId, JobReport>, QueryError> {
+        if let Ok(text) = self.squeue(&["--json"], ids) {
+            let jobs = json::squeue(&text);
+            if !jobs.is_empty() {
+                return Ok(jobs);
+            }
+        }
+        let mut jobs = BTreeMap::new();
+        for id in ids {
+            let reply = self.ask("scontrol", &["-o", "show", "job", id.as_str()].map(str::to_owned))?;
+            jobs.extend(parse::scontrol_jobs(&reply.stdout));
+        }
+        Ok(jobs)
+    }
+
     /// What accounting still knows of jobs that squeue forgot; nothing where accounting is off.
     fn sacct(&self, ids: &[SchedulerId]) -> BTreeMap<SchedulerId, JobReport> {
         let args = ["-X", "-P", "-n", "-o", "JobID,State,ExitCode", "-j"];
@@ -77,8 +97,12 @@ impl Scheduler for Slurm {
     }
 
     fn find(&self, jobs: &[JobId]) -> Result<BTreeMap<JobId, FoundJob>, QueryError> {
-        let text = self.squeue(&["-h", "-t", "all", "--me", "-o", "%i|%T|%k"], &[])?;
+        // Tasks of arrays one by one.
+        let text = self.squeue(&["-h", "-r", "-t", "all", "--me", "-o", "%i|%T|%k"], &[])?;
         let mut found = parse::comments(&text);
+        if !is_readable(&text) {
+            found = json::comments(&self.squeue(&["--json"], &[])?);
+        }
         found.retain(|job, _| jobs.contains(job));
         Ok(found)
     }
@@ -86,7 +110,8 @@ impl Scheduler for Slurm {
     fn poll(&self, ids: &[SchedulerId]) -> Result<BTreeMap<SchedulerId, JobReport>, QueryError> {
         let mut reports = BTreeMap::new();
         for ids in ids.chunks(IDS_PER_CALL) {
-            let known = parse::squeue(&self.squeue(&["-h", "-r", "-t", "all", "-o", "%i|%T|%r"], ids)?);
+            let text = self.squeue(&["-h", "-r", "-t", "all", "-o", "%i|%T|%r"], ids)?;
+            let known = if is_readable(&text) { parse::squeue(&text) } else { self.asked_otherwise(ids)? };
             let forgotten: Vec<SchedulerId> = ids.iter().filter(|id| !known.contains_key(id)).cloned().collect();
             reports.extend(known);
             if !forgotten.is_empty() {
@@ -95,6 +120,11 @@ impl Scheduler for Slurm {
         }
         reports.retain(|id, _| ids.contains(id));
         Ok(reports)
+    }
+
+    fn largest_array(&self) -> Option<usize> {
+        let reply = self.ask("scontrol", &["show".to_owned(), "config".to_owned()]).ok()?;
+        parse::max_array_size(&reply.stdout)
     }
 
     fn cancel(&self, ids: &[SchedulerId]) -> Result<(), QueryError> {
@@ -111,6 +141,28 @@ impl Scheduler for Slurm {
     }
 }
 
+/// Lines came, and at least one has the columns that were asked for; no lines say that there are no jobs.
+fn is_readable(text: &str) -> bool {
+    text.trim().is_empty() || text.lines().any(|line| line.splitn(3, '|').count() == 3)
+}
+
 fn join(ids: &[SchedulerId]) -> String {
     ids.iter().map(SchedulerId::as_str).collect::<Vec<_>>().join(",")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_can_be_read() {
+        for (text, expected) in [
+            ("", true),
+            ("7|RUNNING|None\n", true),
+            ("motd\n7|RUNNING|None\n", true),
+            ("JOBID PARTITION NAME\n  7 gpu run\n", false),
+        ] {
+            assert_eq!(is_readable(text), expected, "{text:?}");
+        }
+    }
 }

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 
 use servelab_core::ids::JobId;
 
-use super::COMMENT_PREFIX;
-use crate::scheduler::{FoundJob, JobPhase, JobReport, SchedulerId};
+use super::{ARRAY_PREFIX, COMMENT_PREFIX};
+use crate::scheduler::{FoundJob, JobPhase, JobReport, SchedulerId, task_id};
 
 /// Reasons for waiting that no waiting ends: the request itself is impossible.
 const NEVER_RUNS: [&str; 9] = [
@@ -27,7 +27,7 @@ pub fn sbatch_answer(text: &str) -> Option<SchedulerId> {
 }
 
 /// What one of Slurm's words for a state means; `None` when it is none of them.
-fn phase(word: &str) -> JobPhase {
+pub(super) fn phase(word: &str) -> JobPhase {
     // sacct appends who cancelled (`CANCELLED by 0`) and `+` where it ran out of room.
     let word = word.split_whitespace().next().unwrap_or_default().trim_end_matches('+');
     match word {
@@ -48,7 +48,7 @@ fn phase(word: &str) -> JobPhase {
     }
 }
 
-fn report(word: &str, reason: Option<&str>) -> JobReport {
+pub(super) fn report(word: &str, reason: Option<&str>) -> JobReport {
     let phase = phase(word);
     let reason = reason.map(str::trim).filter(|reason| !matches!(*reason, "" | "None" | "(null)"));
     let never_runs = phase == JobPhase::Pending
@@ -67,15 +67,32 @@ pub fn squeue(text: &str) -> BTreeMap<SchedulerId, JobReport> {
     text.lines().filter_map(line).collect()
 }
 
-/// `squeue -h -o '%i|%T|%k'`: jobs whose comment holds one of our ids.
+/// `squeue -h -r -o '%i|%T|%k'`: jobs whose comment holds one of our ids. A task of an array goes by the array's UUID and
+/// its number (`task_id`).
 pub fn comments(text: &str) -> BTreeMap<JobId, FoundJob> {
     let line = |line: &str| {
         let mut fields = line.splitn(3, '|');
         let (id, word) = (SchedulerId::parse(fields.next()?)?, fields.next()?);
-        let uuid = fields.next()?.trim().strip_prefix(COMMENT_PREFIX)?;
-        Some((JobId::new(uuid), FoundJob { id, phase: phase(word) }))
+        let job = of_comment(fields.next()?, &id)?;
+        Some((job, FoundJob { id, phase: phase(word) }))
     };
     text.lines().filter_map(line).collect()
+}
+
+/// The job that a comment names.
+pub(super) fn of_comment(comment: &str, id: &SchedulerId) -> Option<JobId> {
+    let comment = comment.trim();
+    if let Some(array) = comment.strip_prefix(ARRAY_PREFIX) {
+        let (_, index) = id.as_str().rsplit_once('_')?;
+        return Some(task_id(&JobId::new(array), index.parse().ok()?));
+    }
+    Some(JobId::new(comment.strip_prefix(COMMENT_PREFIX)?))
+}
+
+/// `scontrol show config`: the largest number of tasks. The highest index is one less than `MaxArraySize`.
+pub fn max_array_size(text: &str) -> Option<usize> {
+    let line = text.lines().find(|line| line.trim_start().starts_with("MaxArraySize"))?;
+    line.split_once('=')?.1.trim().parse().ok()
 }
 
 /// `sacct -X -P -n -o JobID,State,ExitCode`. Lines of steps (`12.batch`) are passed over.
@@ -129,7 +146,7 @@ pub fn sinfo(text: &str) -> Vec<Node> {
         let reason = fields.next().map(str::trim).filter(|reason| !matches!(*reason, "" | "none"));
         Some(Node {
             name: name.to_owned(),
-            state: state.trim_end_matches(['*', '~', '#', '!', '%', '$', '@', '^', '-']).to_owned(),
+            state: plain_state(state).to_owned(),
             gpus: gpus(gres),
             partition: partition.trim_end_matches('*').to_owned(),
             reason: reason.map(str::to_owned),
@@ -138,8 +155,34 @@ pub fn sinfo(text: &str) -> Vec<Node> {
     text.lines().filter_map(line).collect()
 }
 
+/// Without the marks for "does not respond", "powered down" and the like.
+pub(super) fn plain_state(state: &str) -> &str {
+    state.trim_end_matches(['*', '~', '#', '!', '%', '$', '@', '^', '-'])
+}
+
+/// `scontrol show job`, with or without `-o`: words of `key=value`, a job ends where the next `JobId=` begins.
+pub fn scontrol_jobs(text: &str) -> BTreeMap<SchedulerId, JobReport> {
+    let mut blocks: Vec<BTreeMap<&str, &str>> = Vec::new();
+    for (key, value) in text.split_whitespace().filter_map(|word| word.split_once('=')) {
+        if key == "JobId" {
+            blocks.push(BTreeMap::new());
+        }
+        if let Some(block) = blocks.last_mut() {
+            block.entry(key).or_insert(value);
+        }
+    }
+    let job = |block: &BTreeMap<&str, &str>| {
+        let id = match (block.get("ArrayJobId"), block.get("ArrayTaskId")) {
+            (Some(array), Some(task)) => SchedulerId::parse(&format!("{array}_{task}"))?,
+            _ => SchedulerId::parse(block.get("JobId")?)?,
+        };
+        Some((id, report(block.get("JobState")?, block.get("Reason").copied())))
+    };
+    blocks.iter().filter_map(job).collect()
+}
+
 /// `gpu:8`, `gpu:h200:8(S:0-1),nvme:1`.
-fn gpus(gres: &str) -> u32 {
+pub(super) fn gpus(gres: &str) -> u32 {
     let count = |part: &str| {
         let part = part.split('(').next()?;
         part.strip_prefix("gpu:")?.rsplit(':').next()?.parse::<u32>().ok()
@@ -216,6 +259,36 @@ mod tests {
         assert_eq!(found.len(), 2);
         assert_eq!(found[&JobId::new("0a1b")].id, id("7"));
         assert_eq!(found[&JobId::new("22")].phase, JobPhase::Completed);
+        let found =
+            comments("11_0|RUNNING|servelab-array:aa\n11_12|PENDING|servelab-array:aa\n12|FAILED|servelab-array:bb\n");
+        assert_eq!(found.len(), 2);
+        assert_eq!(found[&task_id(&JobId::new("aa"), 12)].id, id("11_12"));
+    }
+
+    #[test]
+    fn jobs_of_scontrol() {
+        let text = "JobId=7 JobName=a\n   JobState=PENDING Reason=Resources Dependency=(null)\n\n\
+                    JobId=9 ArrayJobId=8 ArrayTaskId=1 JobName=b JobState=RUNNING Reason=None\nJobId=x JobState=RUNNING\n";
+        let jobs = scontrol_jobs(text);
+        assert_eq!(jobs.len(), 2, "{jobs:?}");
+        assert_eq!(jobs[&id("7")].reason.as_deref(), Some("Resources"));
+        assert_eq!((jobs[&id("8_1")].phase, &jobs[&id("8_1")].reason), (JobPhase::Running, &None));
+        let Some(folder) = crate::scheduler::samples("slurm") else { return };
+        for name in ["job-22.05", "job-24.11", "job-26.05", "job-oneliner-22.05"] {
+            let jobs =
+                scontrol_jobs(&std::fs::read_to_string(folder.join(format!("scontrol-show-{name}.txt"))).unwrap());
+            assert!(!jobs.is_empty() && jobs.values().all(|job| job.phase != JobPhase::Unknown), "{name}: {jobs:?}");
+        }
+    }
+
+    #[test]
+    fn sizes_of_arrays() {
+        assert_eq!(max_array_size("MaxArraySize            = 1001\nMaxDBDMsgs = 2\n"), Some(1001));
+        assert_eq!(max_array_size("MaxArraySize = many"), None);
+        assert_eq!(max_array_size(""), None);
+        let Some(folder) = crate::scheduler::samples("slurm") else { return };
+        let text = std::fs::read_to_string(folder.join("scontrol-show-config-22.05.txt")).unwrap();
+        assert_eq!(max_array_size(&text), Some(1001));
     }
 
     #[test]
@@ -267,6 +340,8 @@ mod tests {
             comments(&text);
             sinfo(&text);
             sbatch_answer(&text);
+            max_array_size(&text);
+            scontrol_jobs(&text);
         }
     }
 }
