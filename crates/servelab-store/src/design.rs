@@ -81,9 +81,8 @@ fn of_workload(
             }
         }
         if seen.len() > 1 {
-            seen.sort_by(|a, b| match (a.parse::<f64>(), b.parse::<f64>()) {
-                (Ok(a), Ok(b)) => a.total_cmp(&b),
-                _ => a.cmp(b),
+            seen.sort_by(|a, b| {
+                natural(a).partial_cmp(&natural(b)).unwrap_or(std::cmp::Ordering::Equal).then(a.cmp(b))
             });
             factors.push(name.to_owned());
             levels.push(seen);
@@ -117,6 +116,17 @@ fn of_workload(
         p_interactions,
         n,
     })
+}
+
+/// Sorts `closed 4` before `closed 16`: the words before the first number, then the number.
+fn natural(text: &str) -> (&str, f64) {
+    let is_number = |c: char| c.is_ascii_digit();
+    let Some(start) = text.find(is_number) else { return (text, 0.0) };
+    let start = if text.get(..start).is_some_and(|head| head.ends_with('-')) { start - 1 } else { start };
+    let (words, rest) = text.split_at(start);
+    let is_part = |(idx, c): &(usize, char)| c.is_ascii_digit() || *c == '.' || (*c == '-' && *idx == 0);
+    let length = rest.char_indices().take_while(is_part).last().map_or(0, |(idx, c)| idx + c.len_utf8());
+    (words, rest.get(..length).and_then(|number| number.parse().ok()).unwrap_or(0.0))
 }
 
 /// A repeat that stands apart from the others of its cell.
@@ -168,4 +178,18 @@ pub fn study_drift(rows: &[ResultRow], value: &dyn Fn(&ResultRow) -> Option<f64>
         }
     }
     drift(&by_order.into_values().collect::<Vec<_>>())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::natural;
+
+    #[test]
+    fn levels_in_the_order_of_their_numbers() {
+        assert!(natural("closed 4") < natural("closed 16") && natural("-2") < natural("1e3"));
+        assert_eq!(
+            (natural("open 0.5/s poisson"), natural("pplx"), natural("a-1.")),
+            (("open ", 0.5), ("pplx", 0.0), ("a", -1.0))
+        );
+    }
 }

@@ -8,6 +8,7 @@ mod claim;
 pub mod claims;
 mod curves;
 pub mod design;
+mod detail;
 mod error;
 mod files;
 pub mod import;
@@ -22,6 +23,7 @@ mod vllm_bench;
 pub use attempt::{AttemptDir, AttemptState, FailureReport, StateChange, WindowInfo};
 pub use claim::{Claim, ClaimInfo, ClaimRequest, JobLife, Liveness, hostname, is_gone};
 pub use curves::{CURVE_METRICS, load_curves};
+pub use detail::{CellDetail, RequestDot, cell_detail};
 pub use error::StoreError;
 pub use files::{Durability, JsonLines, append_line, read_json, read_json_lines, write_atomic, write_json};
 pub use records::{

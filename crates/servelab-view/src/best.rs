@@ -50,7 +50,8 @@ pub fn best_text(answers: &[Best], study: &Study, objective: &Objective, width: 
     out.to_text(width)
 }
 
-fn sentence(answer: &Best, objective: &Objective) -> String {
+/// The answer in a sentence.
+pub(crate) fn sentence(answer: &Best, objective: &Objective) -> String {
     let Some(best) = answer.entries.first() else {
         let reasons: Vec<String> =
             answer.excluded.iter().map(|(reason, n)| format!("{} {reason}", plural(*n, "cell"))).collect();
@@ -84,7 +85,8 @@ fn sentence(answer: &Best, objective: &Objective) -> String {
     format!("{who}: {value}{simulated}. {sure}")
 }
 
-fn details(answer: &Best, study: &Study) -> Vec<String> {
+/// What it rests on.
+pub(crate) fn details(answer: &Best, study: &Study) -> Vec<String> {
     let mut out = Vec::new();
     if let Some(found) = answer.versus_next.filter(|found| found.relative.is_some()) {
         let percent = |x: f64| format!("{:+.1} %", 100.0 * x);

@@ -5,6 +5,7 @@ mod bench;
 mod best;
 mod commands;
 mod comparison;
+mod figure;
 mod import;
 mod limits;
 mod manifest;
@@ -12,6 +13,7 @@ mod names;
 mod plan;
 mod plot;
 mod report;
+mod report_page;
 mod search;
 mod status;
 #[cfg(test)]
@@ -26,6 +28,7 @@ pub use bench::bench_text;
 pub use best::{best_text, meets_cell_slo};
 pub use commands::HowToRun;
 pub use comparison::comparison_text;
+pub use figure::{Figure, FigureInput, PredictedPair, figure_svg, figures, normalised};
 pub use import::{ImportRow, import_text};
 pub use manifest::{ManifestOptions, manifest_md};
 pub use names::is_higher_better;
@@ -34,6 +37,7 @@ pub use plot::{PngError, scaling_svg, svg_to_png};
 pub use report::{
     CompareRequest, DEFAULT_OBJECTIVE, Objective, ReportInput, answer_txt, metric, report_md, report_txt,
 };
+pub use report_page::{PageInput, normalisation, report_page};
 pub use search::search_text;
 pub use status::{JobLine, StatusInput, status_text};
 pub use trace::{trace_metrics_text, trace_summary_text};

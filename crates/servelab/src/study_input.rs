@@ -52,6 +52,8 @@ pub(crate) struct StudyInput {
     /// The site file as read; `None` for this machine.
     pub(crate) site_doc: Option<Node>,
     pub(crate) folder: PathBuf,
+    /// Name of the study's file, for commands to copy.
+    pub(crate) file: PathBuf,
     pub(crate) model_path: String,
     pub(crate) tokenizer: TokenizerSource,
     tokenizer_fingerprint: String,
@@ -119,6 +121,7 @@ impl StudyInput {
             site,
             site_doc,
             folder,
+            file: path.file_name().map_or_else(|| path.to_owned(), PathBuf::from),
             model_path,
             tokenizer,
             tokenizer_fingerprint,

@@ -22,7 +22,7 @@ pub use quantile::{
 };
 pub use records::{RecordSlices, Records, gaps};
 pub use repeats::{RepeatStats, Told, told_apart};
-pub use server::{CounterInterval, counter_interval, counter_resets, server_summary};
+pub use server::{CounterInterval, ServerTimeline, counter_interval, counter_resets, server_summary, server_timeline};
 pub use smoothness::{Deadlines, fluidity};
 pub use summary::{
     Attainment, ClientUsage, MetricsInput, RequestSlo, Smoothness, attainment, meets_limits, smoothness, summarise,

@@ -92,6 +92,36 @@ pub fn server_summary(samples: &[PromSample], window_start_ns: i64, window_end_n
     }
 }
 
+/// The server's state over a window, for plots: (instant in nanoseconds, value), each value holding until the next.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct ServerTimeline {
+    /// Running requests, summed over engines.
+    pub running: Vec<(i64, f64)>,
+    /// Waiting requests, summed over engines.
+    pub waiting: Vec<(i64, f64)>,
+    /// KV-cache usage (0–1), mean over engines.
+    pub kv_usage: Vec<(i64, f64)>,
+    /// Preemptions since the window's start, summed over engines.
+    pub preemptions: Vec<(i64, f64)>,
+}
+
+/// The samples behind [`server_summary`], over time.
+pub fn server_timeline(samples: &[PromSample], window_start_ns: i64, window_end_ns: i64) -> ServerTimeline {
+    let scrapes = Scrapes::new(samples, window_start_ns, window_end_ns);
+    let summed = |aliases| scrapes.steps(scrapes.aliased(aliases).into_iter().map(|(_, series)| series));
+    let engines = scrapes.aliased(KV_USAGE).len().max(1) as f64;
+    let mut preemptions = summed(PREEMPTIONS);
+    if let Some((_, first)) = preemptions.first().copied() {
+        preemptions.iter_mut().for_each(|(_, value)| *value -= first);
+    }
+    ServerTimeline {
+        running: summed(RUNNING),
+        waiting: summed(WAITING),
+        kv_usage: summed(KV_USAGE).into_iter().map(|(t_ns, value)| (t_ns, value / engines)).collect(),
+        preemptions,
+    }
+}
+
 /// Between which scrapes the counters of [`server_summary`] grew.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CounterInterval {
@@ -441,6 +471,22 @@ mod tests {
             ((9_000_000_000, 20_000_000_000), (8_000_000_000, 21_000_000_000))
         );
         assert_eq!(interval.inside, 1);
+    }
+
+    #[test]
+    fn a_time_line_sums_engines_and_counts_from_the_start() {
+        let mut samples =
+            vec![sample(9, "0", "vllm:num_preemptions_total", 3.0), sample(15, "0", "vllm:num_preemptions_total", 5.0)];
+        for (t_s, engine, value) in [(8, "0", 4.0), (15, "0", 8.0), (12, "1", 2.0)] {
+            samples.push(sample(t_s, engine, "vllm:num_requests_running", value));
+            samples.push(sample(t_s, engine, "vllm:kv_cache_usage_perc", value / 10.0));
+        }
+        let got = server_timeline(&samples, 10_000_000_000, 20_000_000_000);
+        let at = |t_s: i64, value: f64| (t_s * 1_000_000_000, value);
+        assert_eq!(got.running, [at(10, 4.0), at(12, 6.0), at(15, 10.0)]);
+        assert_eq!(got.preemptions, [at(10, 0.0), at(15, 2.0)]);
+        assert!((got.kv_usage[2].1 - 0.5).abs() < 1e-12);
+        assert_eq!(got.waiting, []);
     }
 
     #[test]

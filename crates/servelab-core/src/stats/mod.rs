@@ -8,6 +8,7 @@ pub mod effects;
 pub mod family;
 pub mod interval;
 pub mod order;
+pub mod pareto;
 pub mod power;
 mod random;
 pub mod ranking;
@@ -21,6 +22,7 @@ pub use effects::{Effects, Interaction, MainEffect, Observation, effects};
 pub use family::{benjamini_hochberg, holm};
 pub use interval::{Interval, mean_interval, mean_interval_bca, median_interval, median_interval_bca};
 pub use order::{ChangePoint, Drift, Outlier, change_point, drift, outliers};
+pub use pareto::{Better, Regime, pareto_front, regimes};
 pub use power::{power_of_repeats, repeats_needed};
 pub use ranking::{Candidate, Place, TiedRanking, rank_with_ties};
 

@@ -606,6 +606,8 @@ pub struct Report {
     pub normalise: Option<String>,
     /// What the ranking makes large; default `throughput_tokens_per_sec`.
     pub objective: Option<String>,
+    /// Price of one GPU for one hour, in any currency: the report then says what a million tokens cost.
+    pub price_per_gpu_hour: Option<f64>,
     /// Plots wanted.
     #[serde(default)]
     pub plots: OneOrMany<String>,

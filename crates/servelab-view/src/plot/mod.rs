@@ -7,4 +7,4 @@ mod svg;
 
 pub use png::{PngError, svg_to_png};
 pub use scaling::scaling_svg;
-pub(crate) use svg::escape;
+pub(crate) use svg::{Anchor, Svg, escape};

@@ -117,6 +117,71 @@ impl Svg {
         );
     }
 
+    pub(crate) fn inked_text(&mut self, (x, y): (f64, f64), size: f64, anchor: Anchor, ink: &str, text: &str) {
+        let before = self.out.len();
+        self.text((x, y), size, anchor, text);
+        let written = self.out.split_off(before).replacen("fill=\"#333\"", &format!("fill=\"{ink}\""), 1);
+        self.out.push_str(&written);
+    }
+
+    /// Text that reads from below to above, held in its middle.
+    pub(crate) fn turned_text(&mut self, (x, y): (f64, f64), size: f64, text: &str) {
+        let _ = write!(
+            self.out,
+            "<text transform=\"translate({} {}) rotate(-90)\" font-size=\"{}\" text-anchor=\"middle\" fill=\"#333\">{}</text>",
+            at(x),
+            at(y),
+            at(size),
+            escape(text)
+        );
+    }
+
+    pub(crate) fn small_dot(&mut self, (x, y): (f64, f64), fill: &str) {
+        let _ = write!(
+            self.out,
+            "<circle cx=\"{}\" cy=\"{}\" r=\"1.8\" fill=\"{fill}\" fill-opacity=\"0.55\"/>",
+            at(x),
+            at(y)
+        );
+    }
+
+    /// One of six shapes, by number.
+    pub(crate) fn marker(&mut self, (x, y): (f64, f64), shape: usize, fill: &str, title: &str) {
+        let r = 4.2;
+        let polygon = |corners: &[(f64, f64)]| {
+            let corners: Vec<String> =
+                corners.iter().map(|(dx, dy)| format!("{},{}", at(x + dx * r), at(y + dy * r))).collect();
+            format!("<polygon points=\"{}\"", corners.join(" "))
+        };
+        let body = match shape % 6 {
+            0 => format!("<circle cx=\"{}\" cy=\"{}\" r=\"{}\"", at(x), at(y), at(r)),
+            1 => polygon(&[(-0.9, -0.9), (0.9, -0.9), (0.9, 0.9), (-0.9, 0.9)]),
+            2 => polygon(&[(0.0, -1.15), (1.1, 0.85), (-1.1, 0.85)]),
+            3 => polygon(&[(0.0, -1.3), (1.1, 0.0), (0.0, 1.3), (-1.1, 0.0)]),
+            4 => polygon(&[(0.0, 1.15), (1.1, -0.85), (-1.1, -0.85)]),
+            _ => polygon(&[
+                (-0.4, -1.2),
+                (0.4, -1.2),
+                (0.4, -0.4),
+                (1.2, -0.4),
+                (1.2, 0.4),
+                (0.4, 0.4),
+                (0.4, 1.2),
+                (-0.4, 1.2),
+                (-0.4, 0.4),
+                (-1.2, 0.4),
+                (-1.2, -0.4),
+                (-0.4, -0.4),
+            ]),
+        };
+        let _ = write!(
+            self.out,
+            "{body} fill=\"{fill}\" stroke=\"#ffffff\" stroke-width=\"0.8\"><title>{}</title>{}",
+            escape(title),
+            if shape.is_multiple_of(6) { "</circle>" } else { "</polygon>" }
+        );
+    }
+
     pub(crate) fn finish(mut self) -> String {
         self.out.push_str("</svg>\n");
         self.out

@@ -2,7 +2,7 @@
 //! here it is decided for which cells they are asked.
 
 use servelab_core::study::CellSlo;
-use servelab_core::verdict::{AdviceEvidence, Complaint, advise};
+use servelab_core::verdict::{Advice, AdviceEvidence, Complaint, advise};
 use servelab_store::ResultRow;
 use servelab_store::claims::judge_claims;
 
@@ -67,16 +67,12 @@ pub fn section(out: &mut Document, input: &ReportInput<'_>) {
         Table::new([left("Exp"), left("Dataset"), left("Load"), left("Missed"), left("Try"), left("Because")]);
     let mut rows = 0;
     for row in input.rows.iter().filter(|row| row.cell.repeat == 0) {
-        let Some(result) = &row.result else { continue };
-        let evidence = evidence(row, AdviceEvidence::of(result));
-        for (complaint, missed) in complaints(row, input) {
-            for advice in advise(complaint, &evidence) {
-                rows += 1;
-                if rows <= LISTED {
-                    let what = format!("{}: {}", advice.setting, advice.change);
-                    let load = row.cell.load.describe();
-                    table.row([who(row), row.cell.workload.clone(), load, missed.clone(), what, advice.because]);
-                }
+        for (missed, advice) in of_row(row, input) {
+            rows += 1;
+            if rows <= LISTED {
+                let what = format!("{}: {}", advice.setting, advice.change);
+                let load = row.cell.load.describe();
+                table.row([who(row), row.cell.workload.clone(), load, missed, what, advice.because]);
             }
         }
     }
@@ -91,6 +87,16 @@ pub fn section(out: &mut Document, input: &ReportInput<'_>) {
     out.paragraph(
         "Each line rests on the evidence beside it, from one cell. Change one setting at a time and measure.",
     );
+}
+
+/// What to try for one cell, each with what it misses.
+pub fn of_row(row: &ResultRow, input: &ReportInput<'_>) -> Vec<(String, Advice)> {
+    let Some(result) = &row.result else { return Vec::new() };
+    let evidence = evidence(row, AdviceEvidence::of(result));
+    let of = |(complaint, missed): (Complaint, String)| {
+        advise(complaint, &evidence).into_iter().map(move |advice| (missed.clone(), advice)).collect::<Vec<_>>()
+    };
+    complaints(row, input).into_iter().flat_map(of).collect()
 }
 
 fn evidence<'a>(row: &ResultRow, evidence: AdviceEvidence<'a>) -> AdviceEvidence<'a> {

@@ -1,7 +1,7 @@
 //! The report: answer first, then the ranking, parameters, every cell, what failed and why, and where it all comes from.
 //! One document, rendered as report.txt and report.md. Statistics come from the store; this module chooses words.
 
-mod advice;
+pub(crate) mod advice;
 mod effects;
 mod marginals;
 mod objective;
@@ -11,7 +11,7 @@ mod results;
 pub(crate) mod rows;
 mod servers;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -92,6 +92,40 @@ fn document(input: &ReportInput<'_>) -> Document {
     ranking::unranked_section(&mut out, &rankings);
     provenance(&mut out, input);
     out
+}
+
+/// The parts of the report after its answer, for the page: id, name in the table of contents, content.
+pub(crate) fn sections(input: &ReportInput<'_>) -> Vec<(&'static str, &'static str, Document)> {
+    let rankings = ranking::rank_workloads(input);
+    let part = |id, name, fill: &dyn Fn(&mut Document)| {
+        let mut out = Document::default();
+        fill(&mut out);
+        (id, name, out)
+    };
+    vec![
+        part("ranking", "Ranking", &|out| {
+            ranking::section(out, input, &rankings);
+            if let Some(request) = input.compare {
+                marginals::compare_section(out, input, request);
+            }
+        }),
+        part("expected", "What was expected", &|out| advice::expectations(out, input)),
+        part("try", "What to try", &|out| advice::section(out, input)),
+        part("parameters", "Parameters", &|out| {
+            effects::section(out, input);
+            marginals::section(out, input);
+        }),
+        part("results", "Results", &|out| {
+            summary(out, input);
+            results::section(out, input);
+        }),
+        part("slo", "SLO and targets", &|out| results::slo_section(out, input)),
+        part("failures", "Failures", &|out| problems::failures_section(out, input.rows)),
+        part("verdicts", "Verdicts", &|out| problems::verdicts_section(out, input.rows)),
+        part("infeasible", "Infeasible", &|out| problems::infeasible_section(out, input.rows)),
+        part("unranked", "Without a rank", &|out| ranking::unranked_section(out, &rankings)),
+        part("provenance", "Provenance", &|out| provenance(out, input)),
+    ]
 }
 
 fn simulated_banner(out: &mut Document, rows: &[ResultRow]) {

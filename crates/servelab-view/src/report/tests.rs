@@ -10,14 +10,14 @@ use super::*;
 use crate::testing::{ABLATION, GRID, planned};
 
 /// What a test says about one cell.
-struct Outcome {
-    state: CellState,
-    tokens_per_s: f64,
-    ttft_ms: f64,
-    reason: Option<(&'static str, Severity)>,
+pub(crate) struct Outcome {
+    pub(crate) state: CellState,
+    pub(crate) tokens_per_s: f64,
+    pub(crate) ttft_ms: f64,
+    pub(crate) reason: Option<(&'static str, Severity)>,
 }
 
-fn done(tokens_per_s: f64, ttft_ms: f64) -> Outcome {
+pub(crate) fn done(tokens_per_s: f64, ttft_ms: f64) -> Outcome {
     Outcome { state: CellState::Done, tokens_per_s, ttft_ms, reason: None }
 }
 
@@ -51,7 +51,12 @@ fn result(outcome: &Outcome) -> BenchResult {
         throughput: Throughput { output_tokens_per_s: outcome.tokens_per_s, requests_per_s: 1.65 },
         goodput_requests_per_s: None,
         concurrency: Concurrency::default(),
-        latency_ms: Latencies { ttft: at(outcome.ttft_ms), e2e: at(58_900.0), ..Latencies::default() },
+        latency_ms: Latencies {
+            ttft: at(outcome.ttft_ms),
+            tpot: at(outcome.ttft_ms / 50.0),
+            e2e: at(58_900.0),
+            ..Latencies::default()
+        },
         client: ClientQuality::default(),
         steady: None,
         verdict: Verdict { ok: !reasons.iter().any(|reason| reason.severity == Severity::Invalid), reasons },
@@ -66,7 +71,7 @@ fn result(outcome: &Outcome) -> BenchResult {
 }
 
 /// Rows of a plan as the store would read them.
-fn rows(plan: &Plan, simulated: bool, outcome: impl Fn(usize) -> Option<Outcome>) -> Vec<ResultRow> {
+pub(crate) fn rows(plan: &Plan, simulated: bool, outcome: impl Fn(usize) -> Option<Outcome>) -> Vec<ResultRow> {
     let row = |(number, cell): (usize, &servelab_core::plan::PlannedCell)| {
         let point = plan.points.iter().find(|point| point.id == cell.point).unwrap();
         let infeasible = cell.status == servelab_core::plan::PlanStatus::Infeasible;
@@ -101,11 +106,16 @@ fn rows(plan: &Plan, simulated: bool, outcome: impl Fn(usize) -> Option<Outcome>
     plan.cells.iter().enumerate().map(row).collect()
 }
 
-fn input<'a>(plan: &'a Plan, study: &'a Study, rows: &'a [ResultRow], objective: &'a Objective) -> ReportInput<'a> {
+pub(crate) fn input<'a>(
+    plan: &'a Plan,
+    study: &'a Study,
+    rows: &'a [ResultRow],
+    objective: &'a Objective,
+) -> ReportInput<'a> {
     ReportInput { plan, study, rows, objective, compare: None, mix_simulated: false, tool_version: "0.1.0" }
 }
 
-fn throughput() -> Objective {
+pub(crate) fn throughput() -> Objective {
     Objective::parse(DEFAULT_OBJECTIVE).unwrap()
 }
 

@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 
 use super::table::Table;
 use super::wrap::{clean, escape_markdown, width, wrap};
+use crate::plot::escape;
 
 /// One block of a document.
 #[derive(Debug, Clone)]
@@ -65,6 +66,11 @@ impl Document {
         self.blocks.push(Block::Code(language.to_owned(), text.into()));
     }
 
+    /// True without a block.
+    pub fn is_empty(&self) -> bool {
+        self.blocks.is_empty()
+    }
+
     /// Plain text, wrapped at `limit` columns where one is given.
     pub fn to_text(&self, limit: Option<usize>) -> String {
         let mut out = String::new();
@@ -74,6 +80,14 @@ impl Document {
             }
             block.text(&mut out, limit);
         }
+        out
+    }
+
+    /// HTML for a page that has its own title: a heading of level n becomes `<hN>` with an id made from `prefix` and its
+    /// words.
+    pub fn to_html(&self, prefix: &str) -> String {
+        let mut out = String::new();
+        self.blocks.iter().for_each(|block| block.html(&mut out, prefix));
         out
     }
 
@@ -88,6 +102,11 @@ impl Document {
         }
         out
     }
+}
+
+/// Verbatim text in HTML: its lines stay lines.
+fn escape_lines(text: &str) -> String {
+    text.lines().map(escape).collect::<Vec<_>>().join("\n")
 }
 
 impl Block {
@@ -115,6 +134,33 @@ impl Block {
                 for line in text.lines() {
                     let _ = writeln!(out, "{}", format!("  {}", keep_indent(line)).trim_end());
                 }
+            }
+        }
+    }
+
+    fn html(&self, out: &mut String, prefix: &str) {
+        match self {
+            Self::Heading(level, text) => {
+                let slug = super::number::slug(text);
+                let _ = writeln!(out, "<h{level} id=\"{prefix}{slug}\">{}</h{level}>", escape(text));
+            }
+            Self::Paragraph(text) => {
+                let _ = writeln!(out, "<p>{}</p>", escape(text));
+            }
+            Self::Bullets(items) => {
+                let items: String = items.iter().map(|item| format!("<li>{}</li>\n", escape(item))).collect();
+                let _ = writeln!(out, "<ul>\n{items}</ul>");
+            }
+            Self::Facts(facts) => {
+                out.push_str("<dl>\n");
+                for (name, value) in facts {
+                    let _ = writeln!(out, "<dt>{}</dt><dd>{}</dd>", escape(name), escape(value));
+                }
+                out.push_str("</dl>\n");
+            }
+            Self::Table(table) => out.push_str(&table.to_html()),
+            Self::Code(_, text) => {
+                let _ = writeln!(out, "<pre><code>{}</code></pre>", escape_lines(text));
             }
         }
     }

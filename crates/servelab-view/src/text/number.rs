@@ -76,6 +76,12 @@ pub fn setting(value: &Value) -> String {
     }
 }
 
+/// A name that can stand in a file name: letters, digits and `_`.
+pub fn slug(name: &str) -> String {
+    let plain = |c: char| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '_' };
+    name.chars().map(plain).collect()
+}
+
 /// `1 cell`, `2 cells`.
 pub fn plural(n: u64, one: &str) -> String {
     format!("{} {one}{}", count(n), if n == 1 { "" } else { "s" })

@@ -2,6 +2,7 @@
 //! its headers first and its text cells second, so nothing is cut off.
 
 use super::wrap::{clean, escape_markdown, longest_piece, width, wrap};
+use crate::plot::escape;
 
 /// Spaces between columns.
 const GAP: usize = 2;
@@ -100,6 +101,31 @@ impl Table {
         for row in &self.rows {
             out.push_str(&line(row.iter().map(|cell| escape_markdown(cell)).collect()));
         }
+        out
+    }
+
+    /// An HTML table in a box that scrolls by itself. The first column names its row.
+    pub fn to_html(&self) -> String {
+        if self.columns.is_empty() {
+            return String::new();
+        }
+        let class = |idx: usize| {
+            let is_right = self.columns.get(idx).is_some_and(|column| column.align == Align::Right);
+            if is_right { " class=\"n\"" } else { "" }
+        };
+        let mut out = String::from("<div class=\"box\" tabindex=\"0\"><table>\n<thead><tr>");
+        for (idx, column) in self.columns.iter().enumerate() {
+            out.push_str(&format!("<th scope=\"col\"{}>{}</th>", class(idx), escape(&column.header)));
+        }
+        out.push_str("</tr></thead>\n<tbody>\n");
+        for row in &self.rows {
+            out.push_str("<tr>");
+            for (idx, cell) in row.iter().enumerate() {
+                out.push_str(&format!("<td{}>{}</td>", class(idx), escape(cell)));
+            }
+            out.push_str("</tr>\n");
+        }
+        out.push_str("</tbody></table></div>\n");
         out
     }
 

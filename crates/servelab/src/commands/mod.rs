@@ -19,6 +19,7 @@ pub(crate) mod progress;
 pub(crate) mod rank;
 pub(crate) mod report;
 pub(crate) mod router;
+mod report_page;
 pub(crate) mod run;
 pub(crate) mod schema;
 pub(crate) mod select;

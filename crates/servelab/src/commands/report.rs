@@ -8,10 +8,10 @@ use clap::Args;
 use servelab_core::identity::sha256_hex;
 use servelab_core::state::CellState;
 use servelab_store::{ResultRow, Root, Table, collect_rows, load_curves, results_table, write_atomic};
-use servelab_view::{CompareRequest, Objective, ReportInput, answer_txt, report_md, report_txt};
+use servelab_view::{CompareRequest, Figure, Objective, PredictedPair, ReportInput, answer_txt, report_md, report_txt};
 
 use super::traces_of_points::PointTraces;
-use super::{select, stored};
+use super::{report_page as page, select, stored};
 use crate::cli::StudyArgs;
 use crate::error::CommandError;
 use crate::predict::{PredictOptions, beside, predict_plan};
@@ -46,6 +46,9 @@ pub(crate) struct ReportArgs {
     predict: bool,
     #[command(flatten)]
     options: PredictOptions,
+    /// Write every figure as SVG and PNG too; default: the folder `figures` of the report
+    #[arg(long, value_name = "DIR", num_args = 0..=1)]
+    figures: Option<Option<PathBuf>>,
     /// Exit with 1 when a cell failed or a verdict says that it must not be believed
     #[arg(long)]
     strict: bool,
@@ -96,15 +99,22 @@ pub(crate) fn report(args: &ReportArgs, ui: Ui) -> Result<ExitCode, CommandError
     for problem in &traces.problems {
         ui.always(&format!("warning: {problem}"));
     }
-    let mut text = with_section(report_txt(&report_input), &traces.text());
     let mut table = results_table(&rows, args.enrich_configs);
     traces.add_columns(&mut table, &rows);
+    let mut extra = Extra { text: vec![traces.text()], markdown: vec![traces.markdown()], predicted: Vec::new() };
     if args.predict {
         let cells = predict_plan(&input, &plan, &args.options)?;
-        text = with_section(text, &beside::section(&rows, &cells));
+        extra.text.push(beside::section(&rows, &cells));
+        extra.markdown.push(beside::markdown(&rows, &cells));
+        extra.predicted = beside::pairs(&rows, &cells);
         beside::add_columns(&mut table, &rows, &cells);
     }
-    let folder = write(&root, &report_input, &table, &text, &traces, args.out.as_deref())?;
+    let text = with_sections(report_txt(&report_input), &extra.text);
+    let written = write(&root, &report_input, &table, &text, &extra, &input.file, args.out.as_deref())?;
+    let folder = written.folder;
+    for problem in &written.problems {
+        ui.always(&format!("warning: {problem}"));
+    }
     if args.json {
         let json =
             serde_json::json!({"schema": 1, "study": plan.study, "folder": folder, "rows": table.to_json_rows()});
@@ -113,9 +123,14 @@ pub(crate) fn report(args: &ReportArgs, ui: Ui) -> Result<ExitCode, CommandError
         ui.data(&text);
     }
     ui.say(&format!(
-        "wrote results.csv, results.parquet, viz_data.json, report.txt, report.md to {}",
+        "wrote report.html, report.txt, report.md, results.csv, results.parquet, viz_data.json to {}",
         folder.display()
     ));
+    if let Some(to) = &args.figures {
+        let to = to.clone().unwrap_or_else(|| folder.join("figures"));
+        let n = page::write_figures(&to, &report_input, &written.figures)?;
+        ui.say(&format!("wrote {n} figures as SVG and PNG to {}", to.display()));
+    }
     if args.strict && rows.iter().any(must_not_be_believed) {
         ui.always("strict: some cells failed or must not be believed (see the report)");
         return Ok(ExitCode::from(1));
@@ -142,11 +157,26 @@ pub(crate) fn write_default(
         tool_version: env!("CARGO_PKG_VERSION"),
     };
     let traces = PointTraces::find(root, &rows)?;
-    let text = with_section(report_txt(&report_input), &traces.text());
+    let extra = Extra { text: vec![traces.text()], markdown: vec![traces.markdown()], predicted: Vec::new() };
+    let text = with_sections(report_txt(&report_input), &extra.text);
     let mut table = results_table(&rows, false);
     traces.add_columns(&mut table, &rows);
-    let folder = write(root, &report_input, &table, &text, &traces, None)?;
-    Ok(Some((folder, answer_txt(&report_input, width))))
+    let written = write(root, &report_input, &table, &text, &extra, &input.file, None)?;
+    Ok(Some((written.folder, answer_txt(&report_input, width))))
+}
+
+/// What stands behind the report's own sections.
+struct Extra {
+    text: Vec<String>,
+    markdown: Vec<String>,
+    predicted: Vec<PredictedPair>,
+}
+
+/// What was written.
+struct Written {
+    folder: PathBuf,
+    figures: Vec<Figure>,
+    problems: Vec<String>,
 }
 
 fn write(
@@ -154,9 +184,10 @@ fn write(
     input: &ReportInput<'_>,
     table: &Table,
     text: &str,
-    traces: &PointTraces,
+    extra: &Extra,
+    study_file: &Path,
     out: Option<&Path>,
-) -> Result<PathBuf, CommandError> {
+) -> Result<Written, CommandError> {
     let csv = table.to_csv();
     let folder = match out {
         Some(folder) => folder.to_path_buf(),
@@ -168,8 +199,10 @@ fn write(
     table.write_parquet(&folder.join("results.parquet"))?;
     table.write_viz_data(&folder.join("viz_data.json"), load_curves(input.rows))?;
     write_atomic(&folder.join("report.txt"), text.as_bytes())?;
-    write_atomic(&folder.join("report.md"), with_section(report_md(input), &traces.markdown()).as_bytes())?;
-    Ok(folder)
+    write_atomic(&folder.join("report.md"), with_sections(report_md(input), &extra.markdown).as_bytes())?;
+    let page = page::make(root, input, &extra.predicted, &extra.text, study_file)?;
+    write_atomic(&folder.join("report.html"), page.html.as_bytes())?;
+    Ok(Written { folder, figures: page.figures, problems: page.problems })
 }
 
 fn must_not_be_believed(row: &ResultRow) -> bool {
@@ -196,8 +229,8 @@ fn check_comparison(rows: &[ResultRow], parameter: &str, metric: &str) -> Result
     Ok(())
 }
 
-fn with_section(mut text: String, section: &str) -> String {
-    if !section.is_empty() {
+fn with_sections(mut text: String, sections: &[String]) -> String {
+    for section in sections.iter().filter(|section| !section.is_empty()) {
         text.push('\n');
         text.push_str(section);
     }

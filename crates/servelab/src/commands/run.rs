@@ -327,7 +327,7 @@ fn finish(
         && let Some((folder, answer)) = super::report::write_default(root, input, ui.width())?
     {
         ui.data(&answer);
-        ui.say(&format!("report: {}", folder.join("report.txt").display()));
+        ui.say(&format!("report: {}", folder.join("report.html").display()));
     }
     let all_tried = summary.failures.is_empty() && summary.not_startable == 0;
     Ok(if all_tried { ExitCode::SUCCESS } else { ExitCode::from(1) })

@@ -411,7 +411,7 @@ impl Submission<'_> {
         let failed = planned.skipped.iter().any(|cell| cell.code.is_some()) || !planned.left_out.is_empty();
         if let Some((folder, answer)) = super::report::write_default(self.root, self.input, self.ui.width())? {
             self.ui.data(&answer);
-            self.ui.say(&format!("report: {}", folder.join("report.txt").display()));
+            self.ui.say(&format!("report: {}", folder.join("report.html").display()));
         }
         if let Some(waits_for) = &planned.waits_for {
             self.ui.always(&format!("{} jobs were not submitted: {waits_for}", planned.later.len()));

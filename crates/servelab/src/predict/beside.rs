@@ -6,6 +6,8 @@ use std::fmt::Write as _;
 
 use servelab_store::{CellValue, Column, ColumnKind, ResultRow, Table};
 
+use servelab_view::PredictedPair;
+
 use super::PredictedCell;
 
 const COLUMNS: [&str; 6] = [
@@ -82,6 +84,79 @@ pub(crate) fn section(rows: &[ResultRow], cells: &[PredictedCell<'_>]) -> String
             "  some of these cells were measured on the simulated engine: that says nothing about a real one\n",
         );
     }
+    out
+}
+
+/// The pairs of the section's table, for figures.
+pub(crate) fn pairs(rows: &[ResultRow], cells: &[PredictedCell<'_>]) -> Vec<PredictedPair> {
+    let known = by_cell(cells);
+    let mut out = Vec::new();
+    for row in rows {
+        let (Some(result), Some(cell)) = (&row.result, known.get(row.cell.id.as_str())) else { continue };
+        let Ok(p) = &cell.outcome else { continue };
+        let throughput = Some(result.throughput.output_tokens_per_s);
+        let all = [
+            ("throughput_tokens_per_sec", cell.throughput(), throughput),
+            ("ttft_mean_ms", p.ttft_ms.mean, result.latency_ms.ttft.mean),
+            ("tpot_mean_ms", p.tpot_ms.mean, result.latency_ms.tpot.mean),
+            ("e2e_latency_mean_ms", p.e2e_ms.mean, result.latency_ms.e2e.mean),
+        ];
+        for (metric, predicted, measured) in all {
+            let (Some(predicted), Some(measured)) = (predicted, measured.filter(|value| *value > 0.0)) else {
+                continue;
+            };
+            out.push(PredictedPair {
+                metric,
+                workload: row.cell.workload.clone(),
+                point: row.point.labels.first().cloned().unwrap_or_else(|| row.point.id.short().to_owned()),
+                load: row.cell.load.describe(),
+                predicted,
+                measured,
+            });
+        }
+    }
+    out
+}
+
+/// The section for report.md.
+pub(crate) fn markdown(rows: &[ResultRow], cells: &[PredictedCell<'_>]) -> String {
+    let mut found: BTreeMap<(String, String, String), BTreeMap<&'static str, (f64, f64)>> = BTreeMap::new();
+    for pair in pairs(rows, cells) {
+        let key = (pair.workload, pair.point, pair.load);
+        found.entry(key).or_default().insert(pair.metric, (pair.predicted, pair.measured));
+    }
+    let mut out = String::from("## Predicted beside measured\n\n");
+    if found.is_empty() {
+        out.push_str("No cell has both a measurement and a prediction.\n");
+        return out;
+    }
+    out.push_str("| Workload | Point | Load | TTFT mean (ms) | TPOT mean (ms) | Throughput (tok/s) |\n| --- | --- | --- | ---: | ---: | ---: |\n");
+    let safe = |text: &str| text.replace('|', "\\|").replace('\n', " ");
+    for ((workload, point, load), metrics) in &found {
+        let show = |name: &str| {
+            metrics.get(name).map_or_else(
+                || "-".to_owned(),
+                |(predicted, measured)| {
+                    format!("{predicted:.1} / {measured:.1} ({:+.0} %)", 100.0 * (predicted / measured - 1.0))
+                },
+            )
+        };
+        let _ = writeln!(
+            out,
+            "| {} | {} | {} | {} | {} | {} |",
+            safe(workload),
+            safe(point),
+            safe(load),
+            show("ttft_mean_ms"),
+            show("tpot_mean_ms"),
+            show("throughput_tokens_per_sec")
+        );
+    }
+    out.push_str("\nPredicted / measured (error). Repeats of a cell share a line, which shows the last.");
+    if rows.iter().any(|row| row.result.is_some() && is_simulated(row)) {
+        out.push_str(" Some of these cells were measured on the simulated engine: that says nothing about a real one.");
+    }
+    out.push('\n');
     out
 }
 

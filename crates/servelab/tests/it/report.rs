@@ -75,7 +75,7 @@ fn files_columns_and_numbers() {
     let folder = format!("out/reports/tiny/{revision}");
     assert_eq!(
         place.list(&folder),
-        ["report.md", "report.txt", "results.csv", "results.parquet", "viz_data.json"],
+        ["report.html", "report.md", "report.txt", "results.csv", "results.parquet", "viz_data.json"],
         "{}",
         out.stderr
     );
