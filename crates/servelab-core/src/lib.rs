@@ -9,6 +9,7 @@ pub mod expand;
 pub mod expr;
 pub mod failures;
 pub mod feasibility;
+pub mod finding;
 pub mod flags;
 pub mod identity;
 pub mod ids;

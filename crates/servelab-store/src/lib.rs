@@ -11,6 +11,7 @@ pub mod design;
 mod detail;
 mod error;
 mod files;
+pub mod finding;
 pub mod import;
 pub mod rank;
 mod records;

@@ -5,7 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value;
 use servelab_core::ids::{CellId, PointId};
-use servelab_core::metrics::{RepeatStats, Told, told_apart};
+use servelab_core::metrics::{RepeatStats, Told};
+use servelab_core::stats::{Candidate, rank_with_ties};
 
 use crate::results::ResultRow;
 
@@ -82,8 +83,8 @@ pub struct Ranked {
     pub rank: u64,
     /// The group; its `stats` are present.
     pub group: RepeatGroup,
-    /// Can it be told apart from the next one below? `None` for the last.
-    pub versus_next: Option<Told>,
+    /// Can it be told apart from the best of its competition, all comparisons allowed for? `None` for the best itself.
+    pub versus_best: Option<Told>,
 }
 
 /// A ranking.
@@ -146,7 +147,7 @@ pub fn group_repeats(rows: &[ResultRow], value: &dyn Fn(&ResultRow) -> Option<f6
     groups
 }
 
-/// Ranks the groups by the mean over their repeats.
+/// Ranks the groups by the mean over their repeats (of logarithms where all values are positive, as `best` does).
 pub fn rank(rows: &[ResultRow], request: &RankRequest<'_>) -> Ranking {
     let mut ranking = Ranking::default();
     let (mut eligible, unranked): (Vec<_>, Vec<_>) =
@@ -183,28 +184,37 @@ pub fn rank(rows: &[ResultRow], request: &RankRequest<'_>) -> Ranking {
         }
     }
     for condition in conditions {
-        ranking.ranked.extend(rank_condition(condition, request.direction));
+        ranking.ranked.extend(rank_condition(condition, rows, request));
     }
     ranking
 }
 
-fn rank_condition(mut groups: Vec<RepeatGroup>, direction: Direction) -> Vec<Ranked> {
+fn rank_condition(mut groups: Vec<RepeatGroup>, rows: &[ResultRow], request: &RankRequest<'_>) -> Vec<Ranked> {
     let mean = |group: &RepeatGroup| group.stats.map_or(f64::NAN, |stats| stats.mean);
     groups.sort_by(|a, b| {
         let order = mean(a).total_cmp(&mean(b));
-        let order = if direction == Direction::Maximise { order.reverse() } else { order };
+        let order = if request.direction == Direction::Maximise { order.reverse() } else { order };
         order.then_with(|| a.point.cmp(&b.point)).then_with(|| a.load_value.total_cmp(&b.load_value))
     });
-    let told: Vec<Option<Told>> = groups
-        .iter()
-        .zip(groups.iter().skip(1))
-        .map(|(better, worse)| Some(told_apart(better.stats.as_ref()?, worse.stats.as_ref()?)))
-        .chain([None])
-        .collect();
+    let candidate = |group: &RepeatGroup| {
+        let own = group.rows.iter().filter_map(|idx| rows.get(*idx));
+        Candidate { values: own.filter_map(|row| Some((row.cell.repeat, (request.value)(row)?))).collect() }
+    };
+    let candidates: Vec<Candidate> = groups.iter().map(candidate).collect();
+    let ties = rank_with_ties(&candidates, request.direction == Direction::Maximise, true);
+    let mut groups: Vec<Option<RepeatGroup>> = groups.into_iter().map(Some).collect();
     let mut ranked: Vec<Ranked> = Vec::with_capacity(groups.len());
-    for ((position, group), versus_next) in (1..).zip(groups).zip(told) {
-        let tied = ranked.last().filter(|previous| mean(&previous.group) == mean(&group)).map(|previous| previous.rank);
-        ranked.push(Ranked { rank: tied.unwrap_or(position), group, versus_next });
+    for place in &ties.places {
+        let Some(group) = groups.get_mut(place.candidate).and_then(Option::take) else { continue };
+        let told = match (ties.scatter, place.ties_with_best) {
+            (None, _) => Told::Unknown,
+            (Some(_), true) => Told::WithinNoise,
+            (Some(_), false) => Told::Apart,
+        };
+        let equal =
+            ranked.last().filter(|previous| mean(&previous.group) == mean(&group)).map(|previous| previous.rank);
+        let versus_best = (place.rank > 1).then_some(told);
+        ranked.push(Ranked { rank: equal.unwrap_or(place.rank), group, versus_best });
     }
     ranked
 }

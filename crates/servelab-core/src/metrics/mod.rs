@@ -21,7 +21,7 @@ pub use quantile::{
     BIN_RESOLUTION, Samples, quantile_ci95, quantile_ci95_ranks, quantile_linear, quantile_nearest_with_failures,
 };
 pub use records::{RecordSlices, Records, gaps};
-pub use repeats::{RepeatStats, Told, told_apart};
+pub use repeats::{RepeatStats, Told};
 pub use server::{CounterInterval, ServerTimeline, counter_interval, counter_resets, server_summary, server_timeline};
 pub use smoothness::{Deadlines, fluidity};
 pub use summary::{

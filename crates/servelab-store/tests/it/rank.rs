@@ -63,8 +63,10 @@ fn repeats_are_averaged_and_noise_is_named() {
     assert_eq!(order(&ranking), [(1, "fast"), (2, "near"), (3, "slow")]);
     let stats = ranking.ranked[0].group.stats.unwrap();
     assert_eq!((stats.n, stats.mean, stats.min, stats.max), (2, 200.0, 190.0, 210.0));
-    assert_eq!(ranking.ranked[0].versus_next, Some(Told::WithinNoise));
-    assert_eq!(ranking.ranked[2].versus_next, None);
+    let told: Vec<Option<Told>> = ranking.ranked.iter().map(|entry| entry.versus_best).collect();
+    assert_eq!(told, [None, Some(Told::WithinNoise), Some(Told::Apart)]);
+    let single = by_throughput(&[good("a", 0, 2.0), good("b", 0, 1.0)], Direction::Maximise, Scope::Overall);
+    assert_eq!(single.ranked[1].versus_best, Some(Told::Unknown), "nothing was repeated");
     assert_eq!(order(&by_throughput(&rows, Direction::Minimise, Scope::Overall))[0], (1, "slow"));
     assert!(ranking.warnings.is_empty());
 }

@@ -188,6 +188,7 @@ fn provenance(out: &mut Document, input: &ReportInput<'_>) {
     out.facts(facts.into_iter().filter(|(_, value)| !value.is_empty()));
     out.paragraph(
         "Percentiles are linear (numpy type 7) over successful requests; definitions: docs, metric definitions. Ranks rest on \
-         means over repeats; \"within noise\" is Welch's t test at 95 %.",
+         means over repeats; \"within noise\" is Tukey and Kramer's range test against the best at 95 %, which allows for all \
+         that were compared.",
     );
 }

@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use servelab_core::metrics::{RepeatStats, Told, told_apart};
+use servelab_core::metrics::{RepeatStats, Told};
 use servelab_core::plan::PlannedPoint;
 use servelab_core::state::CellState;
 use servelab_store::ResultRow;
@@ -87,14 +87,12 @@ fn best_sentence(input: &ReportInput<'_>, of: &WorkloadRanking, best: &Ranked) -
         Some((next, rival)) => {
             let next_words =
                 format!("{} ({})", group_words(&next.group), value_words(input, &rival, next.group.simulated));
-            match told_apart(&stats, &rival) {
+            match next.versus_best.unwrap_or(Told::Unknown) {
                 Told::Apart => format!(
                     "It is ahead of the next point, {next_words}, by more than the spread of the repeats explains."
                 ),
                 Told::WithinNoise => {
-                    let close = rivals().take_while(|other| {
-                        other.group.stats.is_some_and(|rival| told_apart(&stats, &rival) == Told::WithinNoise)
-                    });
+                    let close = rivals().filter(|other| other.versus_best == Some(Told::WithinNoise));
                     let close = close.map(|other| &other.group.point).collect::<BTreeSet<_>>().len();
                     format!(
                         "It cannot be told apart from the next point, {next_words}: the difference is within noise, as it \
@@ -185,9 +183,9 @@ fn table(input: &ReportInput<'_>, of: &WorkloadRanking, ranked: &[Ranked], limit
         right("n"),
     ];
     columns.push(right(per_gpus.map_or_else(String::new, |gpus| format!("per {} GPUs", exact(gpus)))));
-    columns.extend([left("versus next"), left("SLO"), left("Origin"), left("Settings")]);
+    columns.extend([left("versus best"), left("SLO"), left("Origin"), left("Settings")]);
     let mut table = Table::new(columns);
-    for Ranked { rank, group, versus_next } in ranked.iter().take(limit) {
+    for Ranked { rank, group, versus_best } in ranked.iter().take(limit) {
         let Some(stats) = group.stats else { continue };
         let point = points.get(&group.point).copied();
         let scaled = per_gpus
@@ -201,7 +199,7 @@ fn table(input: &ReportInput<'_>, of: &WorkloadRanking, ranked: &[Ranked], limit
             range(&stats),
             count(stats.n),
             scaled.unwrap_or_default(),
-            versus_next.map(told_words).unwrap_or_default().to_owned(),
+            versus_best.map(told_words).unwrap_or_default().to_owned(),
             slo_words(input, of, group),
             origin(group.simulated).to_owned(),
             point.zip(reference).map(|(point, reference)| settings_words(point, reference)).unwrap_or_default(),
@@ -217,7 +215,7 @@ fn settings_words(point: &PlannedPoint, reference: &PlannedPoint) -> String {
 
 fn told_words(told: Told) -> &'static str {
     match told {
-        Told::Apart => "ahead",
+        Told::Apart => "behind",
         Told::WithinNoise => "within noise",
         Told::Unknown => "unknown (n=1)",
     }
