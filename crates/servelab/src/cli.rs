@@ -51,6 +51,8 @@ pub(crate) enum Command {
     Best(commands::best::BestArgs),
     /// Compare two points, files or folders of results
     Compare(commands::compare::CompareArgs),
+    /// Keep what was learnt, with numbers that can be checked against the data
+    Finding(commands::finding::FindingArgs),
     /// Read results of other tools, under one set of definitions
     Import(commands::import::ImportArgs),
     /// Predict a study's cells before anything is spent
@@ -200,6 +202,7 @@ fn dispatch(command: Command, ui: Ui) -> Result<ExitCode, CommandError> {
         Command::Report(args) => commands::report::report(&args, ui),
         Command::Best(args) => commands::best::best(&args, ui),
         Command::Compare(args) => commands::compare::compare(&args, ui),
+        Command::Finding(args) => commands::finding::finding(&args, ui),
         Command::Import(args) => commands::import::import(&args, ui),
         Command::Predict(args) => commands::predict::predict(&args, ui),
         Command::Calibrate(args) => commands::calibrate::calibrate(&args, ui),

@@ -154,7 +154,8 @@ fn parse_binding(body: &str) -> Result<Binding, String> {
             "within" => {
                 let number = value.strip_suffix('%').map(str::trim).and_then(|number| number.parse::<f64>().ok());
                 let percent = number.filter(|percent| percent.is_finite() && *percent >= 0.0);
-                binding.within = percent.ok_or_else(|| format!("`within: {value}` is no percentage, as in `within: 2 %`"))? / 100.0;
+                binding.within =
+                    percent.ok_or_else(|| format!("`within: {value}` is no percentage, as in `within: 2 %`"))? / 100.0;
             }
             other => {
                 return Err(format!("`{other}` is no key: point, versus, load, workload, within"));
@@ -175,7 +176,9 @@ fn last_number(before: &str, binding: &Binding) -> Result<(String, f64, f64), St
     let missing = || "there is no number before the binding".to_owned();
     let end = before.rfind(|c: char| c.is_ascii_digit()).map(|idx| idx + 1).ok_or_else(missing)?;
     let head = before.get(..end).unwrap_or_default();
-    let start = head.rfind(|c: char| !is_part(c)).map_or(0, |idx| idx + head.get(idx..).and_then(|s| s.chars().next()).map_or(1, char::len_utf8));
+    let start = head
+        .rfind(|c: char| !is_part(c))
+        .map_or(0, |idx| idx + head.get(idx..).and_then(|s| s.chars().next()).map_or(1, char::len_utf8));
     let digits = head.get(start..).unwrap_or_default().trim_start_matches(['.', ',']);
     let is_negative = head.get(..start).is_some_and(|left| left.ends_with(['-', '−']));
     let plain = digits.replace(',', "");

@@ -37,7 +37,10 @@ fn numbers_and_what_they_are_bound_to() {
     assert_eq!(shown, [("1,882.5", 1882.5), ("12", 12.0), ("99.5", 0.995)]);
     assert_eq!(found.numbers[0].line, 9);
     let binding = &found.numbers[1].binding;
-    assert_eq!((binding.versus.as_deref(), binding.load.as_deref(), binding.within), (Some("seqs_4"), Some("closed 16"), 0.02));
+    assert_eq!(
+        (binding.versus.as_deref(), binding.load.as_deref(), binding.within),
+        (Some("seqs_4"), Some("closed 16"), 0.02)
+    );
     let half = |idx: usize| found.numbers[idx].half_unit;
     assert!((half(0) - 0.05).abs() < 1e-12 && (half(1) - 0.5).abs() < 1e-12 && (half(2) - 0.0005).abs() < 1e-12);
     let first = &found.numbers[0];

@@ -10,6 +10,7 @@ pub(crate) mod dataset;
 pub(crate) mod docs;
 pub(crate) mod doctor;
 pub(crate) mod explain;
+pub(crate) mod finding;
 pub(crate) mod import;
 pub(crate) mod init;
 pub(crate) mod logs;

@@ -20,6 +20,7 @@ const COMMANDS: [&str; 23] = [
     "report",
     "best",
     "compare",
+    "finding",
     "import",
     "predict",
     "calibrate",
