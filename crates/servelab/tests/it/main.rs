@@ -11,6 +11,7 @@ mod engine;
 mod errors;
 mod evidence;
 mod failures;
+mod findings;
 mod info;
 mod init;
 mod limits;
