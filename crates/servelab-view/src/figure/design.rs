@@ -101,12 +101,14 @@ fn grid(
 ) -> Option<Figure> {
     let objective = scene.input.report.objective;
     let mut series = Series { name: objective.title(), ..Series::default() };
+    let mut counts: Vec<u64> = Vec::new();
     for (i, a) in first.1.iter().enumerate() {
         for (j, b) in second.1.iter().enumerate() {
             let own = rows.iter().filter(|row| text(row, first.0) == *a && text(row, second.0) == *b);
             let Some(stats) = RepeatStats::of(own.filter_map(|row| objective.value(row)).collect::<Vec<_>>()) else {
                 continue;
             };
+            counts.push(stats.n);
             series.x.push(i as f64);
             series.y.push(j as f64);
             series.low.push(Some(short(stats.mean)));
@@ -124,8 +126,14 @@ fn grid(
     let base = scene.figure(&id, "grid", &tab, Kind::Heat, (axis(first), axis(second)));
     Some(Figure {
         title: format!("{} over {} and {}", objective.title(), first.0, second.0),
-        caption: "Means over all cells with both values, whatever else differs. Empty fields have no cell that counts."
-            .to_owned(),
+        caption: format!(
+            "Means over all cells with both values, whatever else differs. Empty fields have no cell that counts.{}",
+            if counts.windows(2).all(|pair| pair.first() == pair.last()) {
+                ""
+            } else {
+                " NOT balanced: the fields rest on different numbers of cells, so they differ for other reasons too; trust the effects above."
+            }
+        ),
         series: vec![series],
         ..base
     })

@@ -68,18 +68,28 @@
     return front;
   };
 
+  // Within two decades, powers of two say more than powers of ten.
+  const narrow = (axis, vertical, figure) => {
+    let low = Infinity, high = 0;
+    for (const series of selects(figure)) {
+      for (const value of vertical ? series.y : series.x) if (value > 0) { low = Math.min(low, value); high = Math.max(high, value); }
+    }
+    return high <= low * 150;
+  };
+
   const axisOption = (axis, vertical, figure) => {
     const common = {
       name: titleOf(axis), nameLocation: "middle", nameGap: vertical ? 62 : 32,
       nameTextStyle: { color: css("--soft"), fontSize: 12.5 }, axisLabel: { color: css("--soft"), hideOverlap: true },
-      axisLine: { show: true, lineStyle: { color: css("--soft") } }, splitLine: { lineStyle: { color: css("--grid") } },
+      axisLine: { show: true, onZero: false, lineStyle: { color: css("--soft") } }, splitLine: { lineStyle: { color: css("--grid") } },
     };
     if (axis.categories) {
-      return { ...common, type: "category", data: axis.categories, inverse: vertical, splitLine: { show: false },
-        nameGap: vertical ? 10 : 32, name: vertical ? "" : common.name, axisLabel: { color: css("--soft"), interval: 0, hideOverlap: false } };
+      const longest = Math.max(0, ...axis.categories.map((name) => name.length));
+      return { ...common, type: "category", data: axis.categories, inverse: vertical, splitLine: { show: false }, axisTick: { show: false },
+        nameGap: vertical ? longest * 7 + 18 : 32, axisLabel: { color: css("--soft"), interval: 0, hideOverlap: false } };
     }
     const label = { ...common.axisLabel, formatter: (value) => four(value) };
-    if (axis.log) return { ...common, type: "log", axisLabel: label, minorSplitLine: { show: true, lineStyle: { color: css("--grid"), opacity: 0.5 } } };
+    if (axis.log) return { ...common, type: "log", logBase: narrow(axis, vertical, figure) ? 2 : 10, axisLabel: label, minorSplitLine: { show: true, lineStyle: { color: css("--grid"), opacity: 0.5 } } };
     return { ...common, type: "value", axisLabel: label, scale: figure.kind === "intervals" };
   };
 
@@ -165,7 +175,7 @@
       animation: false, backgroundColor: "transparent", textStyle: { color: css("--ink"), fontFamily: "system-ui, DejaVu Sans, sans-serif" },
       aria: { enabled: true, label: { description: `${figure.title}. ${legend.length} series, ${n} values. Arrow keys go from value to value; all values stand in the table below.` } },
       title: { text: figure.title, subtext: small ? "" : figure.workload, left: 8, top: 2, textStyle: { color: css("--ink"), fontSize: small ? 13 : 15 }, subtextStyle: { color: css("--soft") } },
-      grid: { left: longest ? Math.min(380, longest * 7 + 24) : 86, right: side ? 290 : kind === "heat" ? 100 : 28, top: small ? 40 : 62, bottom: withLegend && !side ? 86 : 58 },
+      grid: { left: longest ? Math.min(380, longest * 7 + (kind === "heat" ? 48 : 24)) : 86, right: side ? 290 : kind === "heat" ? 100 : 28, top: small ? 40 : 62, bottom: withLegend && !side ? 86 : 58 },
       xAxis: axisOption(figure.x, false, figure), yAxis: axisOption(figure.y, true, figure), series,
       tooltip: kind === "curves" || kind === "steps"
         ? { trigger: "axis", confine: true, order: "valueDesc", backgroundColor: css("--panel"), borderColor: css("--line"), textStyle: { color: css("--ink") },
