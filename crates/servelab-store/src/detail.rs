@@ -15,7 +15,7 @@ use crate::root::Root;
 /// Points of a drawn distribution.
 const STEPS: u32 = 200;
 /// Stretches into which a window is cut.
-const BINS: usize = 120;
+const BINS: usize = 60;
 /// Gaps kept for a distribution; beyond, every second, fourth, … one.
 const MOST_GAPS: usize = 1 << 20;
 
@@ -231,7 +231,7 @@ mod tests {
         assert!(detail.dots.len() <= 52 && detail.dots.iter().any(|dot| dot.is_failed));
         let of = |name: &str| &detail.distributions.iter().find(|(known, _)| *known == name).unwrap().1;
         assert_eq!((of("ttft").len(), of("ttft")[100], of("itl")[7], of("tpot")[0]), (201, 5.0, 10.0, 10.0));
-        let tokens: f64 = detail.throughput.iter().map(|(_, rate)| rate * 10.0 / 120.0).sum();
+        let tokens: f64 = detail.throughput.iter().map(|(_, rate)| rate * 10.0 / 60.0).sum();
         assert!((tokens - 3000.0).abs() < 4.0, "{tokens}");
         assert_eq!(thinned(&[1, 2, 3, 4, 5], 2), [1, 4]);
     }

@@ -236,7 +236,7 @@ mod tests {
         assert_eq!(found.problems.len(), 2, "observation and implications: {:?}", found.problems);
         assert_eq!(found.numbers.len(), 12);
         assert!(text.contains("+25.5 % <!-- = throughput_tokens_per_sec; point: fast; versus: slow;"), "{text}");
-        let of = |metric: &str| {
+        let of = |metric: &'static str| {
             found.numbers.iter().filter(move |n| n.binding.metric == metric && n.binding.versus.is_none())
         };
         assert!(of("throughput_tokens_per_sec").next().unwrap().agrees_with(1882.44));

@@ -189,7 +189,7 @@
     if (withLegend) {
       option.legend = { type: "scroll", data: legend, selected, orient: side ? "vertical" : "horizontal", right: side ? 6 : undefined, width: side ? 268 : undefined,
         top: side ? 40 : undefined, bottom: side ? 20 : 4, textStyle: { color: css("--ink"), width: 225, overflow: "truncate" }, pageTextStyle: { color: css("--soft") },
-        pageIconColor: css("--accent"), inactiveColor: css("--line"), tooltip: { show: true } };
+        pageIconColor: css("--accent"), inactiveColor: "#8f99a3", tooltip: { show: true } };
     }
     if (kind === "heat") {
       const values = entries.flatMap((entry) => entry.values.map((value) => value[2]));
