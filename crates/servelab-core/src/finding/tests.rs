@@ -54,7 +54,7 @@ fn what_cannot_be_checked_is_said_with_its_line() {
         let found = read_finding(&GOOD.replace("x\n## Reproduce", &format!("{line}\n## Reproduce")));
         let messages: Vec<&str> = found.problems.iter().map(|problem| problem.message.as_str()).collect();
         assert!(messages.len() == 1 && messages[0].contains(expected), "{line}: {messages:?}");
-        assert_eq!(found.problems[0].line, 13);
+        assert_eq!(found.problems[0].line, 12);
         assert_eq!(found.numbers.len(), 3);
     };
     check("about <!-- = ttft_p95_ms; point: a -->", "no number before");

@@ -18,7 +18,7 @@ pub use formats::FORMATS;
 pub use json::{Json, JsonError};
 pub use result::ImportedResult;
 pub use run::{Arrivals, Latency, Run, StatedMs};
-pub use stored::{StoredImport, import_rows, store_imports};
+pub use stored::{StoredImport, import_rows, import_study, store_imports};
 
 use crate::error::StoreError;
 

@@ -119,6 +119,37 @@ pub fn import_rows(results: &[ImportedResult]) -> Vec<ResultRow> {
     results.iter().map(row).collect()
 }
 
+/// Imported results as a study of their own, without storing them: its plan and its rows. Where no content says how many
+/// GPUs there were, the folder's name does, if it can: `named_gpus` then has the points for which a name spoke.
+pub fn import_study(study: &str, results: &[ImportedResult]) -> (Plan, Vec<ResultRow>, BTreeSet<PointId>) {
+    let mut plan = empty_plan(study);
+    let mut named_gpus = BTreeSet::new();
+    let mut repeats: BTreeMap<(PointId, String, String), u32> = BTreeMap::new();
+    let mut rows = import_rows(results);
+    for (row, imported) in rows.iter_mut().zip(results) {
+        study.clone_into(&mut row.study);
+        let hint = imported.run.hints.get("gpus").and_then(|text| text.parse::<u32>().ok());
+        if let Some(gpus) = hint.filter(|_| row.point.gpus == 0) {
+            row.point.gpus = gpus;
+            named_gpus.insert(row.point.id.clone());
+        }
+        let key = (row.point.id.clone(), row.cell.workload.clone(), row.cell.load.describe());
+        let repeat = repeats.entry(key).or_default();
+        row.cell.repeat = *repeat;
+        *repeat += 1;
+        match plan.points.iter().find(|known| known.id == row.point.id) {
+            Some(known) => row.point = known.clone(),
+            None => {
+                row.point = with_own_label(row.point.clone(), &plan);
+                plan.points.push(row.point.clone());
+            }
+        }
+        plan.cells.push(row.cell.clone());
+    }
+    finish_plan(&mut plan);
+    (plan, rows, named_gpus)
+}
+
 fn cell_of(imported: &ImportedResult, point: &PlannedPoint) -> PlannedCell {
     let content = json!({
         "imported": imported.fingerprint(), "point": point.id, "file": imported.path, "index": imported.index,

@@ -144,11 +144,7 @@ fn lines(text: &str) -> String {
 
 /// GPUs by which rates are shown at first: the study's wish, one where deployments differ in size.
 pub fn normalisation(report: &ReportInput<'_>, figures: &[Figure]) -> Option<f64> {
-    let wish = report.study.report.normalise.as_deref().and_then(|text| {
-        let gpus: f64 = text.trim().strip_prefix("per_node(")?.strip_suffix(')')?.trim().parse().ok()?;
-        Some(gpus).filter(|gpus| gpus.is_finite() && *gpus > 0.0)
-    });
-    wish.or_else(|| {
+    crate::folders::per_gpus(report.study).or_else(|| {
         let mut sizes = figures.iter().flat_map(|figure| &figure.series).map(|series| series.gpus).filter(|n| *n > 0);
         let first = sizes.next()?;
         sizes.any(|other| other != first).then_some(1.0)

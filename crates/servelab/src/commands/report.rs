@@ -7,8 +7,12 @@ use std::process::ExitCode;
 use clap::Args;
 use servelab_core::identity::sha256_hex;
 use servelab_core::state::CellState;
+use servelab_store::import::{import, import_study};
 use servelab_store::{ResultRow, Root, Table, collect_rows, load_curves, results_table, write_atomic};
-use servelab_view::{CompareRequest, Figure, Objective, PredictedPair, ReportInput, answer_txt, report_md, report_txt};
+use servelab_view::{
+    CompareRequest, Figure, Objective, PredictedPair, ReportInput, answer_txt, folders_compared, per_gpus, report_md,
+    report_txt,
+};
 
 use super::traces_of_points::PointTraces;
 use super::{report_page as page, select, stored};
@@ -38,6 +42,10 @@ pub(crate) struct ReportArgs {
     /// What the ranking makes large: an expression over columns; a leading `-` makes one small
     #[arg(long, value_name = "EXPR", allow_hyphen_values = true)]
     objective: Option<String>,
+    /// Instead of the study's own results, show those in these folders beside each other, raw and per node; the study says by
+    /// which objective, limits and `normalise`
+    #[arg(long, value_name = "DIR", num_args = 1..)]
+    compare_dirs: Vec<PathBuf>,
     /// Let simulated cells compete with measured ones
     #[arg(long)]
     mix_simulated: bool,
@@ -64,6 +72,9 @@ pub(crate) fn report(args: &ReportArgs, ui: Ui) -> Result<ExitCode, CommandError
             .map_err(|error| CommandError::usage(format!("`--objective {text}`: {}", error.message)))?,
         None => Objective::of_study(&input.study).map_err(|error| CommandError::usage(error.message))?,
     };
+    if !args.compare_dirs.is_empty() {
+        return compare_dirs(args, &input, &objective, ui);
+    }
     let nothing = || {
         CommandError::failed(format!(
             "study `{}` has no results under `{}`",
@@ -136,6 +147,63 @@ pub(crate) fn report(args: &ReportArgs, ui: Ui) -> Result<ExitCode, CommandError
         return Ok(ExitCode::from(1));
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// The report over the results in folders.
+fn compare_dirs(
+    args: &ReportArgs,
+    input: &StudyInput,
+    objective: &Objective,
+    ui: Ui,
+) -> Result<ExitCode, CommandError> {
+    if args.predict || args.compare_param.is_some() {
+        return Err(CommandError::usage("`--compare-dirs` shows other results than the study's")
+            .hint("leave out --predict and --compare-param"));
+    }
+    for folder in &args.compare_dirs {
+        if !folder.exists() {
+            return Err(CommandError::usage(format!("`--compare-dirs {}`: there is no such folder", folder.display())));
+        }
+    }
+    let imports = import(&args.compare_dirs).map_err(|error| CommandError::usage(format!("cannot {error}")))?;
+    for skipped in imports.skipped.iter().filter(|skipped| skipped.is_problem) {
+        ui.always(&format!("warning: `{}` was not read: {}", skipped.path.display(), skipped.reason));
+    }
+    if imports.results.is_empty() {
+        return Err(CommandError::usage("there is no result in these folders")
+            .hint("formats that are read: docs, commands, import"));
+    }
+    let (plan, rows, named_gpus) = import_study(&input.study.study, &imports.results);
+    let report_input = ReportInput {
+        plan: &plan,
+        study: &input.study,
+        rows: &rows,
+        objective,
+        compare: None,
+        mix_simulated: args.mix_simulated,
+        tool_version: env!("CARGO_PKG_VERSION"),
+    };
+    let folders = folders_compared(&rows, per_gpus(&input.study), &named_gpus);
+    let extra = Extra { text: vec![folders.text], markdown: vec![folders.markdown], predicted: Vec::new() };
+    let text = with_sections(report_txt(&report_input), &extra.text);
+    let table = results_table(&rows, args.enrich_configs);
+    let root = Root::open_or_create(&args.study.root)?;
+    let written = write(&root, &report_input, &table, &text, &extra, &input.file, args.out.as_deref())?;
+    if args.json {
+        let json = serde_json::json!({
+            "schema": 1, "study": plan.study, "folder": written.folder, "rows": table.to_json_rows(),
+        });
+        ui.data(&serde_json::to_string_pretty(&json).map_err(|error| CommandError::failed(error.to_string()))?);
+    } else {
+        ui.data(&text);
+    }
+    ui.say(&format!("wrote report.html and tables to {}", written.folder.display()));
+    if let Some(to) = &args.figures {
+        let to = to.clone().unwrap_or_else(|| written.folder.join("figures"));
+        let n = page::write_figures(&to, &report_input, &written.figures)?;
+        ui.say(&format!("wrote {n} figures as SVG and PNG to {}", to.display()));
+    }
+    Ok(if args.strict && rows.iter().any(must_not_be_believed) { ExitCode::from(1) } else { ExitCode::SUCCESS })
 }
 
 /// Writes the report with its defaults; `run` does so at its end. Returns the folder and the answer.

@@ -203,3 +203,52 @@ fn status_and_logs() {
     assert!(text(failure, "line").contains("out of memory") && !text(failure, "advice").is_empty());
     assert!(place.states("other").contains_key(text(failure, "cell")));
 }
+
+#[test]
+fn folders_of_another_tool_beside_each_other() {
+    let place = place();
+    place.write("study.yaml", &format!("{TINY}report: {{normalise: per_node(8)}}\n"));
+    // As `vllm bench serve` writes it, with the numbers of a run that nobody made.
+    let result = |concurrency: u32, tokens_per_s: f64| {
+        let ms = [("ttft", 100.0), ("tpot", 20.0), ("itl", 20.0)].map(|(name, ms)| {
+            format!(
+                "\"mean_{name}_ms\": {ms}, \"median_{name}_ms\": {ms}, \"p99_{name}_ms\": {ms}, \"std_{name}_ms\": 0.1"
+            )
+        });
+        format!(
+            "{{\"date\": \"20251101-0{concurrency}0000\", \"endpoint_type\": \"openai\", \"backend\": \"vllm\", \"model_id\": \"m\", \
+             \"tokenizer_id\": \"m\", \"num_prompts\": 40, \"max_concurrency\": {concurrency}, \"request_rate\": \"inf\", \"burstiness\": 1.0, \
+             \"duration\": 10.0, \"completed\": 40, \"failed\": 0, \"total_input_tokens\": 200000, \"total_output_tokens\": 10000, \
+             \"request_throughput\": 4.0, \"output_throughput\": {tokens_per_s}, \"total_token_throughput\": 21000.0, {}}}",
+            ms.join(", ")
+        )
+    };
+    for (folder, speed) in
+        [("m_itl5000_otl250_mixed_2xtp2_baseline", 1000.0), ("m_itl5000_otl250_mixed_1xtp2-1xtp2_pd", 800.0)]
+    {
+        for concurrency in [4, 8] {
+            place.write(
+                &format!("{folder}/conc{concurrency}.json"),
+                &result(concurrency, speed + f64::from(concurrency)),
+            );
+        }
+    }
+    let folders = "m_itl5000_otl250_mixed_2xtp2_baseline m_itl5000_otl250_mixed_1xtp2-1xtp2_pd";
+    let line = format!("report study.yaml --root out --out both --compare-dirs {folders}");
+    let out = place.servelab(&line).run().expect(0);
+    assert!(
+        out.stdout.contains("Folders beside each other") && out.stdout.contains("Rates per 8 GPUs"),
+        "{}",
+        out.stdout
+    );
+    assert!(out.stdout.contains("2,008"), "1004 on four GPUs is 2008 on eight:\n{}", out.stdout);
+    assert!(out.stdout.contains("nothing confirms"), "{}", out.stdout);
+    assert!(place.read("both/report.html").contains("throughput_vs_tpot_mean"));
+    assert_eq!(rows(&place, "both/results.csv").len(), 4);
+    place
+        .servelab("report study.yaml --root out --compare-dirs missing")
+        .run()
+        .expect(2)
+        .says("there is no such folder");
+    place.servelab(&format!("{line} --predict")).run().expect(2).says("--predict");
+}

@@ -237,6 +237,17 @@ fn requests(object: &Json<'_>, run: &mut Run) {
     run.input_tokens_known = same(&inputs);
 }
 
+/// GPUs by a folder's name: `2xtp2-1xtp4` is 2·2 + 1·4.
+fn gpus_in_name(folder: &str) -> Option<u32> {
+    let group = |part: &str| {
+        let (count, degree) = part.split_once("xtp")?;
+        let digits = |text: &str| (!text.is_empty() && text.len() < 5).then(|| text.parse::<u32>().ok()).flatten();
+        digits(count)?.checked_mul(digits(degree)?)
+    };
+    let found: Vec<u32> = folder.split(['_', '-']).filter_map(group).collect();
+    (!found.is_empty()).then(|| found.into_iter().fold(0, u32::saturating_add)).filter(|gpus| *gpus > 0)
+}
+
 /// What the folders of document 003 and srt-slurm say in their names: shown, never trusted.
 fn folder_hints(doc: &Doc<'_>, run: &mut Run) {
     let parent = doc.path.parent();
@@ -254,6 +265,9 @@ fn folder_hints(doc: &Doc<'_>, run: &mut Run) {
                 }
             }
         }
+    }
+    if let Some(gpus) = folder.and_then(gpus_in_name) {
+        run.hints.insert("gpus".to_owned(), gpus.to_string());
     }
     let stem = doc.name().split('.').next().unwrap_or_default();
     for start in ["concurrency_", "conc"] {
@@ -284,4 +298,16 @@ fn folder_hints(doc: &Doc<'_>, run: &mut Run) {
         }
     }
     run.notes.extend(notes);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::gpus_in_name;
+
+    #[test]
+    fn gpus_by_the_names_of_folders() {
+        assert_eq!(gpus_in_name("gptoss_itl5000_otl250_mixed_2xtp2-1xtp4_pd"), Some(8));
+        assert_eq!(gpus_in_name("gptoss_4xtp2_baseline_x"), Some(8));
+        assert_eq!(gpus_in_name("99999xtp2_xtp_4xtp"), None);
+    }
 }
