@@ -9,6 +9,7 @@ use std::path::Path;
 use servelab_core::codes::{CodeKind, Weight, all_codes};
 use servelab_core::metrics::metrics_markdown;
 use servelab_core::trace::catalogue::trace_metrics_markdown;
+use servelab_core::verdict::Thresholds;
 
 use crate::links;
 
@@ -80,6 +81,10 @@ fn codes_markdown() -> String {
                 cell(&code.advice)
             );
         }
+    }
+    page.push_str("\n## Thresholds\n\nWhere each rule begins to speak. Times are in the unit of the name, shares are fractions.\n\n| threshold | value | meaning |\n|---|---|---|\n");
+    for (name, value, words) in Thresholds::table() {
+        let _ = writeln!(page, "| `{name}` | {value} | {words} |");
     }
     page
 }

@@ -1,18 +1,10 @@
 //! What to try next, from what the server itself reported: small rules, each citing its evidence and naming a setting, a
 //! direction and a value. A rule whose evidence is missing says nothing.
 
+use super::catalogue::Thresholds;
 use crate::result::{BenchResult, ServerSummary};
 
-/// KV-cache usage from which on the cache is what limits.
-const KV_FULL: f64 = 0.95;
-/// KV-cache usage below which there is room.
-const KV_ROOM: f64 = 0.80;
-/// Waiting requests (mean) from which on there is a queue.
-const QUEUE: f64 = 1.0;
-/// Share of the limit on running requests from which on it binds.
-const BINDS: f64 = 0.98;
-/// Share of the limit below which the load does not fill it.
-const IDLE: f64 = 0.50;
+const LIMITS: Thresholds = Thresholds::DEFAULT;
 
 /// What is wrong.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -85,7 +77,7 @@ fn advice(setting: &str, change: String, because: String) -> Option<Advice> {
 }
 
 fn overloaded(evidence: &AdviceEvidence<'_>) -> Option<Advice> {
-    let waiting = evidence.server?.waiting_mean.filter(|waiting| *waiting > QUEUE)?;
+    let waiting = evidence.server?.waiting_mean.filter(|waiting| *waiting > LIMITS.advice_queue)?;
     evidence.is_saturated.then_some(())?;
     advice(
         "load",
@@ -109,8 +101,8 @@ fn preempting(evidence: &AdviceEvidence<'_>) -> Option<Advice> {
 
 fn cache_is_full(evidence: &AdviceEvidence<'_>) -> Option<Advice> {
     let server = evidence.server?;
-    let usage = server.kv_usage_max.filter(|usage| *usage >= KV_FULL)?;
-    let waiting = server.waiting_mean.filter(|waiting| *waiting > QUEUE)?;
+    let usage = server.kv_usage_max.filter(|usage| *usage >= LIMITS.advice_kv_full)?;
+    let waiting = server.waiting_mean.filter(|waiting| *waiting > LIMITS.advice_queue)?;
     let because = format!("KV-cache usage reached {:.0} % while {waiting:.1} requests waited", 100.0 * usage);
     if evidence.kv_cache_is_fp8 == Some(false) {
         return advice(
@@ -126,9 +118,9 @@ fn cache_is_full(evidence: &AdviceEvidence<'_>) -> Option<Advice> {
 fn sequences_bind(evidence: &AdviceEvidence<'_>) -> Option<Advice> {
     let server = evidence.server?;
     let limit = evidence.max_num_seqs?;
-    let running = server.running_max.filter(|running| *running >= BINDS * limit)?;
-    let usage = server.kv_usage_max.filter(|usage| *usage < KV_ROOM)?;
-    let waiting = server.waiting_mean.filter(|waiting| *waiting > QUEUE)?;
+    let running = server.running_max.filter(|running| *running >= LIMITS.advice_binds * limit)?;
+    let usage = server.kv_usage_max.filter(|usage| *usage < LIMITS.advice_kv_room)?;
+    let waiting = server.waiting_mean.filter(|waiting| *waiting > LIMITS.advice_queue)?;
     advice(
         "max_num_seqs",
         format!("raise it from {limit:.0} to {:.0}", 2.0 * limit),
@@ -143,9 +135,9 @@ fn sequences_bind(evidence: &AdviceEvidence<'_>) -> Option<Advice> {
 fn budget_binds(evidence: &AdviceEvidence<'_>) -> Option<Advice> {
     let server = evidence.server?;
     let (limit, budget) = (evidence.max_num_seqs?, evidence.max_num_batched_tokens?);
-    let running = server.running_max.filter(|running| *running < BINDS * limit)?;
-    server.kv_usage_max.filter(|usage| *usage < KV_ROOM)?;
-    let waiting = server.waiting_mean.filter(|waiting| *waiting > QUEUE)?;
+    let running = server.running_max.filter(|running| *running < LIMITS.advice_binds * limit)?;
+    server.kv_usage_max.filter(|usage| *usage < LIMITS.advice_kv_room)?;
+    let waiting = server.waiting_mean.filter(|waiting| *waiting > LIMITS.advice_queue)?;
     let prompt = evidence.prompt_tokens?;
     advice(
         "max_num_batched_tokens",
@@ -160,7 +152,7 @@ fn budget_binds(evidence: &AdviceEvidence<'_>) -> Option<Advice> {
 fn load_is_small(evidence: &AdviceEvidence<'_>) -> Option<Advice> {
     let server = evidence.server?;
     let limit = evidence.max_num_seqs?;
-    let running = server.running_mean.filter(|running| *running < IDLE * limit)?;
+    let running = server.running_mean.filter(|running| *running < LIMITS.advice_idle * limit)?;
     let waiting = server.waiting_mean.filter(|waiting| *waiting < 0.1)?;
     advice(
         "load",
@@ -172,7 +164,7 @@ fn load_is_small(evidence: &AdviceEvidence<'_>) -> Option<Advice> {
 fn batch_is_large(evidence: &AdviceEvidence<'_>) -> Option<Advice> {
     let server = evidence.server?;
     let limit = evidence.max_num_seqs?;
-    let running = server.running_mean.filter(|running| *running >= 8.0 && *running > IDLE * limit)?;
+    let running = server.running_mean.filter(|running| *running >= 8.0 && *running > LIMITS.advice_idle * limit)?;
     advice(
         "max_num_seqs",
         format!("lower it from {limit:.0} to {:.0}", (limit / 2.0).floor()),

@@ -3,87 +3,87 @@
 
 use crate::result::Severity;
 
-/// Where each rule begins to speak.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Thresholds {
-    /// Success rate below which a cell is invalid when the study's SLO names none (0–1).
-    pub success_invalid: f64,
-    /// Success rate below which a warning stands (0–1).
-    pub success_warning: f64,
-    /// Lateness p99 that is always forgiven, milliseconds.
-    pub lateness_p99_ms: f64,
-    /// Lateness p99 beyond this share of the median TTFT from the schedule is the client's fault (0–1).
-    pub lateness_share_of_ttft: f64,
-    /// Canary error p99 that is always forgiven, milliseconds.
-    pub canary_p99_ms: f64,
-    /// CPU time per load thread and second of the window above which the client is saturated (0–1).
-    pub client_cpu: f64,
-    /// Completions below this share of the arrivals mean saturation (0–1).
-    pub sustained_share: f64,
-    /// Standard deviations that a lag or a slope must exceed to be no accident.
-    pub backlog_noise: f64,
-    /// Growth of a time from the schedule that means a growing queue, seconds per second of arrivals, with many requests.
-    pub growth_slope: f64,
-    /// With n requests, this over n is added to `growth_slope`.
-    pub growth_slope_requests: f64,
-    /// Growth over all arrivals that is always forgiven, milliseconds.
-    pub growth_rise_ms: f64,
-    /// Requests below which no backlog is read.
-    pub growth_min_requests: u64,
-    /// Share of ended requests that stopped early under `ignore_eos` beyond which the cell is invalid (0–1).
-    pub early_stop_share: f64,
-    /// Relative difference between two token counts beyond which they disagree (0–1).
-    pub token_mismatch: f64,
-    /// Share of the reported tokens without an event of their own beyond which ITL is called one per chunk (0–1).
-    pub merged_share: f64,
-    /// Share of the window that the scrapes must cover (0–1).
-    pub scrapes_cover: f64,
-    /// Samples below which a p99 is little more than the maximum.
-    pub p99_samples: u64,
-    /// Finished requests on the server beyond ours, as a share of ours, that reveal somebody else's traffic (0–1).
-    pub foreign_share: f64,
-    /// Uncertainty of a shard's clock above which readers are told, milliseconds.
-    pub shard_clock_ms: f64,
-    /// Time between the starts of two shards' windows above which readers are told, milliseconds.
-    pub shard_skew_ms: f64,
-    /// Prefix-cache hit rate above the expected one that confounds (absolute, 0–1).
-    pub prefix_hit_excess: f64,
-    /// Mean prompt tokens up to which a workload has no prefill worth the name.
-    pub decode_only_prompt: f64,
-    /// Mean answer tokens from which on that matters.
-    pub decode_only_answer: f64,
-    /// Relative difference between another tool's summary and what its per-request data give (0–1).
-    pub recomputed: f64,
+/// Declares every threshold once: its words, its type, its value.
+macro_rules! thresholds {
+    ($($(#[doc = $doc:literal])+ $name:ident: $kind:ty = $value:literal;)+) => {
+        /// Where each rule begins to speak.
+        #[derive(Debug, Clone, Copy, PartialEq)]
+        pub struct Thresholds {
+            $($(#[doc = $doc])+ pub $name: $kind,)+
+        }
+
+        impl Thresholds {
+            /// The thresholds in force.
+            pub const DEFAULT: Self = Self { $($name: $value,)+ };
+
+            /// Name, value and words of each, for the documentation.
+            pub fn table() -> Vec<(&'static str, String, &'static str)> {
+                let all = Self::DEFAULT;
+                vec![$((stringify!($name), all.$name.to_string(), concat!($($doc,)+).trim()),)+]
+            }
+        }
+    };
 }
 
-impl Thresholds {
-    /// The thresholds in force.
-    pub const DEFAULT: Self = Self {
-        success_invalid: 0.95,
-        success_warning: 0.99,
-        lateness_p99_ms: 10.0,
-        lateness_share_of_ttft: 0.05,
-        canary_p99_ms: 5.0,
-        client_cpu: 0.90,
-        sustained_share: 0.95,
-        backlog_noise: 3.0,
-        growth_slope: 0.05,
-        growth_slope_requests: 6.5,
-        growth_rise_ms: 50.0,
-        growth_min_requests: 20,
-        early_stop_share: 0.01,
-        token_mismatch: 0.01,
-        merged_share: 0.20,
-        scrapes_cover: 0.90,
-        p99_samples: 100,
-        foreign_share: 0.05,
-        shard_clock_ms: 1.0,
-        shard_skew_ms: 100.0,
-        prefix_hit_excess: 0.05,
-        decode_only_prompt: 2.0,
-        decode_only_answer: 8.0,
-        recomputed: 0.01,
-    };
+thresholds! {
+    /// Success rate below which a cell is invalid when the study's SLO names none (0–1).
+    success_invalid: f64 = 0.95;
+    /// Success rate below which a warning stands (0–1).
+    success_warning: f64 = 0.99;
+    /// Lateness p99 that is always forgiven, milliseconds.
+    lateness_p99_ms: f64 = 10.0;
+    /// Lateness p99 beyond this share of the median TTFT from the schedule is the client's fault (0–1).
+    lateness_share_of_ttft: f64 = 0.05;
+    /// Canary error p99 that is always forgiven, milliseconds.
+    canary_p99_ms: f64 = 5.0;
+    /// CPU time per load thread and second of the window above which the client is saturated (0–1).
+    client_cpu: f64 = 0.90;
+    /// Completions below this share of the arrivals mean saturation (0–1).
+    sustained_share: f64 = 0.95;
+    /// Standard deviations that a lag or a slope must exceed to be no accident.
+    backlog_noise: f64 = 3.0;
+    /// Growth of a time from the schedule that means a growing queue, seconds per second of arrivals, with many requests.
+    growth_slope: f64 = 0.05;
+    /// With n requests, this over n is added to `growth_slope`.
+    growth_slope_requests: f64 = 6.5;
+    /// Growth over all arrivals that is always forgiven, milliseconds.
+    growth_rise_ms: f64 = 50.0;
+    /// Requests below which no backlog is read.
+    growth_min_requests: u64 = 20;
+    /// Share of ended requests that stopped early under `ignore_eos` beyond which the cell is invalid (0–1).
+    early_stop_share: f64 = 0.01;
+    /// Relative difference between two token counts beyond which they disagree (0–1).
+    token_mismatch: f64 = 0.01;
+    /// Share of the reported tokens without an event of their own beyond which ITL is called one per chunk (0–1).
+    merged_share: f64 = 0.20;
+    /// Share of the window that the scrapes must cover (0–1).
+    scrapes_cover: f64 = 0.90;
+    /// Samples below which a p99 is little more than the maximum.
+    p99_samples: u64 = 100;
+    /// Finished requests on the server beyond ours, as a share of ours, that reveal somebody else's traffic (0–1).
+    foreign_share: f64 = 0.05;
+    /// Uncertainty of a shard's clock above which readers are told, milliseconds.
+    shard_clock_ms: f64 = 1.0;
+    /// Time between the starts of two shards' windows above which readers are told, milliseconds.
+    shard_skew_ms: f64 = 100.0;
+    /// Prefix-cache hit rate above the expected one that confounds (absolute, 0–1).
+    prefix_hit_excess: f64 = 0.05;
+    /// Mean prompt tokens up to which a workload has no prefill worth the name.
+    decode_only_prompt: f64 = 2.0;
+    /// Mean answer tokens from which on that matters.
+    decode_only_answer: f64 = 8.0;
+    /// Relative difference between another tool's summary and what its per-request data give (0–1).
+    recomputed: f64 = 0.01;
+    /// Advice: KV-cache usage from which on the cache is what limits (0–1).
+    advice_kv_full: f64 = 0.95;
+    /// Advice: KV-cache usage below which there is room (0–1).
+    advice_kv_room: f64 = 0.80;
+    /// Advice: waiting requests (mean) from which on there is a queue.
+    advice_queue: f64 = 1.0;
+    /// Advice: share of the limit on running requests from which on it binds (0–1).
+    advice_binds: f64 = 0.98;
+    /// Advice: share of the limit on running requests below which the load does not fill it (0–1).
+    advice_idle: f64 = 0.50;
 }
 
 /// What `explain` says about one code.

@@ -417,6 +417,32 @@ fn foreign_traffic() {
 }
 
 #[test]
+fn decode_only_workload() {
+    let with = |prompt: u64, answer: u64| {
+        move |r: &mut BenchResult, _: &mut CellEvidence<'_>| {
+            let n = r.requests.completed;
+            (r.input_tokens, r.output_tokens) = (n * prompt, n * answer);
+        }
+    };
+    triggers("decode_only_workload", Severity::Warning, with(1, 250));
+    triggers("decode_only_workload", Severity::Warning, with(2, 8));
+    silent(with(3, 250));
+    silent(with(1, 7));
+    // Nobody counted prompts: nothing is known.
+    silent(with(0, 250));
+}
+
+#[test]
+fn every_threshold_is_documented() {
+    let table = super::Thresholds::table();
+    assert!(
+        table.len() > 25
+            && table.iter().all(|(name, value, words)| !name.is_empty() && !value.is_empty() && words.len() > 15)
+    );
+    assert!(table.iter().any(|(name, value, _)| (*name, value.as_str()) == ("advice_kv_full", "0.95")), "{table:?}");
+}
+
+#[test]
 fn prefix_cache_confounded() {
     triggers("prefix_cache_confounded", Severity::Invalid, |r, _| server(r).prefix_hit_rate = Some(0.2));
     silent(|r, e| {
