@@ -107,7 +107,7 @@ pub struct ServerTimeline {
 
 /// The samples behind [`server_summary`], over time.
 pub fn server_timeline(samples: &[PromSample], window_start_ns: i64, window_end_ns: i64) -> ServerTimeline {
-    let scrapes = Scrapes::new(samples.iter(), window_start_ns, window_end_ns);
+    let scrapes = Scrapes::of_engines(samples, window_start_ns, window_end_ns);
     let summed = |aliases| scrapes.steps(scrapes.aliased(aliases).into_iter().map(|(_, series)| series));
     let engines = scrapes.aliased(KV_USAGE).len().max(1) as f64;
     let mut preemptions = summed(PREEMPTIONS);
