@@ -6,6 +6,7 @@ mod import;
 mod load;
 mod nsys;
 mod plan;
+mod report;
 mod sim;
 mod sim_server;
 mod trace;
@@ -36,6 +37,8 @@ pub(crate) enum What {
     SimServer(sim_server::SimServerArgs),
     /// `import --json` on ten thousand result files, and on one large one
     Import,
+    /// Ten thousand cells of a thousand requests: summaries and `report`, beside pandas
+    Report(report::ReportBenchArgs),
     /// `trace metrics` on half a gigabyte of Kineto trace, plain, from gzip and as eight ranks, beside other readers
     Trace(trace::TraceArgs),
     /// `trace metrics` on a gigabyte of Nsight Systems export, made by repeating a small one
@@ -56,6 +59,7 @@ pub(crate) fn bench(root: &Path, what: &What) -> Result<(), Box<dyn Error>> {
         What::SimRun(args) => sim::run(args),
         What::SimServer(args) => sim_server::sim_server(root, args),
         What::Import => import::import(root),
+        What::Report(args) => report::report(root, args),
         What::Trace(args) => trace::trace(root, args),
         What::TraceNsys { small } => nsys::nsys(root, small),
     }
