@@ -4,10 +4,9 @@
 use std::collections::BTreeMap;
 
 use servelab_core::ids::PointId;
-use servelab_core::stats::{
-    Candidate, Comparison, Place, TiedRanking, compare_independent, compare_paired, rank_with_ties, repeats_needed,
-};
+use servelab_core::stats::{Candidate, Comparison, Place, TiedRanking, rank_with_ties, repeats_needed};
 
+use crate::baseline::compared;
 use crate::rank::{Direction, RepeatGroup, group_repeats};
 use crate::results::ResultRow;
 
@@ -96,7 +95,7 @@ fn best_of(workload: &str, all: &[ResultRow], request: &BestRequest<'_>) -> Best
     let versus_next = first.zip(next).and_then(|(first, next)| {
         let of =
             |entry: &BestEntry| candidates.get(entry.place.candidate).map(|c| c.values.clone()).unwrap_or_default();
-        against(&of(next), &of(first))
+        compared(&of(next), &of(first))
     });
     let repeats_to_settle = versus_next.filter(|found| !found.is_distinguished()).and_then(|found| {
         let n = found.n_baseline.min(found.n_candidate) as f64;
@@ -122,17 +121,4 @@ fn candidate(group: &RepeatGroup, rows: &[ResultRow], request: &BestRequest<'_>)
         Some((row.cell.repeat, (request.value)(row)?))
     };
     Candidate { values: group.rows.iter().filter_map(value).collect() }
-}
-
-fn against(baseline: &[(u32, f64)], candidate: &[(u32, f64)]) -> Option<Comparison> {
-    let pairs: Vec<(f64, f64)> = baseline
-        .iter()
-        .filter_map(|(repeat, x)| Some((*x, candidate.iter().find(|(other, _)| other == repeat)?.1)))
-        .collect();
-    let plain = |side: &[(u32, f64)]| side.iter().map(|(_, x)| *x).collect::<Vec<_>>();
-    if pairs.len() >= 2 && pairs.len() == baseline.len() && pairs.len() == candidate.len() {
-        compare_paired(&pairs, 0)
-    } else {
-        compare_independent(&plain(baseline), &plain(candidate), 0)
-    }
 }

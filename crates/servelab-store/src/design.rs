@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use serde_json::Value;
-use servelab_core::stats::{Drift, Effects, Observation, drift, effects, holm, outliers};
+use servelab_core::stats::{ChangePoint, Drift, Effects, Observation, change_point, drift, effects, holm, outliers};
 
 use crate::rank::group_repeats;
 use crate::results::ResultRow;
@@ -169,15 +169,28 @@ pub fn odd_repeats(rows: &[ResultRow], value: &dyn Fn(&ResultRow) -> Option<f64>
 /// A drift over the order in which runs were made: each value divided by the mean of its cell's repeats, so that
 /// configurations do not count. `None` where no cell was repeated or the order is not known.
 pub fn study_drift(rows: &[ResultRow], value: &dyn Fn(&ResultRow) -> Option<f64>) -> Option<Drift> {
-    let mut by_order: BTreeMap<(u32, u32), f64> = BTreeMap::new();
+    drift(&in_order(rows, value))
+}
+
+/// A sudden change of level in the same series: something happened between two runs.
+pub fn study_change(rows: &[ResultRow], value: &dyn Fn(&ResultRow) -> Option<f64>) -> Option<ChangePoint> {
+    change_point(&in_order(rows, value), 0)
+}
+
+/// Values relative to the mean of their cell's repeats, in the order in which runs were made: by the clock where it is
+/// known, else by their place in their server's start.
+fn in_order(rows: &[ResultRow], value: &dyn Fn(&ResultRow) -> Option<f64>) -> Vec<f64> {
+    let mut by_order: BTreeMap<(i64, u32, u32), f64> = BTreeMap::new();
     for group in group_repeats(rows, value) {
         let Some(stats) = group.stats.filter(|stats| stats.n > 1 && stats.mean != 0.0) else { continue };
         for row in group.rows.iter().filter_map(|idx| rows.get(*idx)) {
             let (Some(order), Some(x)) = (row.window.order, value(row)) else { continue };
-            by_order.insert((order, by_order.len() as u32), x / stats.mean);
+            let clock =
+                row.window.clock.map_or(0, |clock| clock.epoch_unix_ns.saturating_add(row.window.window_start_ns));
+            by_order.insert((clock, order, by_order.len() as u32), x / stats.mean);
         }
     }
-    drift(&by_order.into_values().collect::<Vec<_>>())
+    by_order.into_values().collect()
 }
 
 #[cfg(test)]

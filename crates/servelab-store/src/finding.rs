@@ -2,8 +2,8 @@
 
 use servelab_core::finding::BoundNumber;
 use servelab_core::metrics::RepeatStats;
-use servelab_core::stats::{Comparison, compare_independent, compare_paired};
 
+use crate::baseline::compared;
 use crate::results::ResultRow;
 
 /// A difference with a larger p is not supported.
@@ -55,7 +55,7 @@ pub fn check_number(
         Ok(values) => values,
         Err(reason) => return none(reason),
     };
-    let Some(found) = difference(&baseline, &own) else { return none("no values to compare".to_owned()) };
+    let Some(found) = compared(&baseline, &own) else { return none("no values to compare".to_owned()) };
     let Some(relative) = found.relative else { return none(format!("{versus} is zero: there is no percentage of it")) };
     let now = 100.0 * relative;
     let n = found.n_baseline.min(found.n_candidate);
@@ -67,19 +67,6 @@ pub fn check_number(
         Some(_) => Standing::Changed,
     };
     Checked { now: Some(now), n, standing }
-}
-
-fn difference(baseline: &[(u32, f64)], candidate: &[(u32, f64)]) -> Option<Comparison> {
-    let pairs: Vec<(f64, f64)> = baseline
-        .iter()
-        .filter_map(|(repeat, x)| Some((*x, candidate.iter().find(|(other, _)| other == repeat)?.1)))
-        .collect();
-    let plain = |side: &[(u32, f64)]| side.iter().map(|(_, x)| *x).collect::<Vec<_>>();
-    if pairs.len() >= 2 && pairs.len() == baseline.len() && pairs.len() == candidate.len() {
-        compare_paired(&pairs, 0)
-    } else {
-        compare_independent(&plain(baseline), &plain(candidate), 0)
-    }
 }
 
 /// The believed values of a point, by repeat; exactly one workload and load may be meant.

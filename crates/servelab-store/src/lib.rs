@@ -3,6 +3,7 @@
 //! verdicts live in `servelab-core`; nothing here starts processes or prints.
 
 mod attempt;
+pub mod baseline;
 pub mod best;
 mod claim;
 pub mod claims;

@@ -1,9 +1,12 @@
 //! Rankings and marginals over rows.
 
 use serde_json::json;
+use servelab_core::ids::PointId;
 use servelab_core::metrics::Told;
 use servelab_core::result::{BenchResult, Severity};
 use servelab_core::state::CellState;
+use servelab_store::baseline::against_baseline;
+use servelab_store::design::study_change;
 use servelab_store::rank::{Direction, RankRequest, Ranking, Scope, marginals, rank};
 use servelab_store::{ResultRow, RowContext, WindowInfo};
 
@@ -171,4 +174,48 @@ fn marginals_average_over_the_rest_and_say_when_they_are_unbalanced() {
     assert!(!got[0].is_balanced && !got[1].is_balanced);
     rows[0].state = CellState::Failed;
     assert_eq!(marginals(&rows, &names, &throughput)[0].levels[0].stats.n, 1);
+}
+
+#[test]
+fn points_against_the_baseline_with_the_family_allowed_for() {
+    let mut rows = Vec::new();
+    for repeat in 0..3 {
+        let jitter = f64::from(repeat);
+        rows.push(good("base", repeat, 100.0 + jitter));
+        rows.push(good("faster", repeat, 130.0 + 1.5 * jitter));
+        rows.push(good("same", repeat, [101.5, 100.0, 102.5][repeat as usize]));
+    }
+    rows.push(row("failed", json!({}), 0, 8, None));
+    rows.push(good("once", 0, 500.0));
+    let found = against_baseline(&rows, &PointId::new("base"), &throughput);
+    let of = |point: &str| found.iter().find(|one| one.point.as_str() == point).unwrap();
+    assert_eq!(found.len(), 3, "{found:?}");
+    assert!((of("faster").comparison.relative.unwrap() - 0.302).abs() < 0.01);
+    assert!(of("faster").p_adjusted.unwrap() < 0.05 && of("same").p_adjusted.unwrap() > 0.05, "{found:?}");
+    assert!(of("faster").p_adjusted.unwrap() >= of("faster").comparison.p.unwrap());
+    assert!(against_baseline(&rows, &PointId::new("missing"), &throughput).is_empty());
+}
+
+#[test]
+fn a_change_between_two_runs_is_found_in_the_order_of_the_clock() {
+    let mut rows = Vec::new();
+    for point in 0..6 {
+        for repeat in 0..4 {
+            let level = if repeat < 2 { 1.0 } else { 0.8 };
+            let mut row = good(
+                &format!("p{point}"),
+                repeat,
+                f64::from(100 * (point + 1)) * level * (1.0 + 0.001 * f64::from(point)),
+            );
+            row.window.order = Some(point as u32);
+            let clock = servelab_core::record::ClockEpoch {
+                epoch_monotonic_ns: 0,
+                epoch_unix_ns: i64::from(repeat * 10 + point as u32),
+            };
+            row.window.clock = Some(clock);
+            rows.push(row);
+        }
+    }
+    let change = study_change(&rows, &throughput).unwrap();
+    assert!(change.at == 12 && change.p < 0.01 && change.before > change.after, "{change:?}");
 }

@@ -1,18 +1,23 @@
 //! Effects of parameters with their intervals, interactions, a drift over the study, repeats that stand apart: what the
 //! store found, in words.
 
-use servelab_store::design::{DesignEffects, design_effects, odd_repeats, study_drift};
+use servelab_store::baseline::against_baseline;
+use servelab_store::design::{DesignEffects, design_effects, odd_repeats, study_change, study_drift};
+use servelab_store::rank::Direction;
 use servelab_store::{ResultRow, varied_parameters};
 
 use super::ReportInput;
-use super::rows::unmixed;
+use super::rows::{names, unmixed};
 use crate::names::metric_value;
+use crate::plan::factors;
 use crate::text::document::Document;
 use crate::text::number::{number, percent, plural};
 use crate::text::table::{Table, left, right};
 
 /// Below this p, corrected for the number of tests, an effect is called one.
 const P: f64 = 0.05;
+/// Comparisons with the baseline that are listed.
+const LISTED: usize = 200;
 
 /// The sections; nothing where nothing was varied or repeated.
 pub fn section(out: &mut Document, input: &ReportInput<'_>) {
@@ -39,6 +44,16 @@ pub fn section(out: &mut Document, input: &ReportInput<'_>) {
             )
         }));
     }
+    if let Some(change) = study_change(&rows, &value).filter(|change| change.p <= P) {
+        out.paragraph(format!(
+            "Note: before the {} the values were {} of their cells' means, from then on {} (change point, p = {}): something happened \
+             between these two runs.",
+            ordinal(change.at + 1),
+            percent(change.before),
+            percent(change.after),
+            p_words(change.p)
+        ));
+    }
     if let Some(drift) = study_drift(&rows, &value).filter(|drift| drift.p <= P) {
         out.paragraph(format!(
             "Note: over the {} in the order in which they were made, values changed by {} (Spearman {:.2}, p = {:.3}): something \
@@ -49,6 +64,78 @@ pub fn section(out: &mut Document, input: &ReportInput<'_>) {
             drift.p
         ));
     }
+}
+
+/// `3rd run` and the like.
+fn ordinal(n: usize) -> String {
+    let ending = match (n % 10, n % 100) {
+        (_, 11..=13) => "th",
+        (1, _) => "st",
+        (2, _) => "nd",
+        (3, _) => "rd",
+        _ => "th",
+    };
+    format!("{n}{ending} run")
+}
+
+/// What each point is worth against the baseline, where the study names one.
+pub fn against_baseline_section(out: &mut Document, input: &ReportInput<'_>) {
+    let Some(baseline) = factors::baseline(input.plan, input.study) else { return };
+    let value = |row: &ResultRow| input.objective.value(row);
+    let rows = unmixed(input.rows, input.mix_simulated);
+    let found = against_baseline(&rows, &baseline.id, &value);
+    if found.is_empty() {
+        return;
+    }
+    out.heading(2, format!("Against the baseline {}", names(&baseline.labels, baseline.id.short())));
+    let mut table = Table::new([
+        left("Config"),
+        left("Workload"),
+        left("Load"),
+        right("Difference"),
+        left("95 % interval"),
+        right("p"),
+        left("Call"),
+        left("Settings"),
+    ]);
+    for one in found.iter().take(LISTED) {
+        let comparison = &one.comparison;
+        let relative = |x: f64| format!("{:+.1} %", 100.0 * x / comparison.baseline.abs());
+        let ends = &comparison.difference;
+        let is_known = ends.low.is_finite() && comparison.baseline != 0.0;
+        let better = (comparison.relative.unwrap_or(0.0) > 0.0) == (input.objective.direction() == Direction::Maximise);
+        let call = match one.p_adjusted {
+            None => "unknown (n=1)",
+            Some(p) if p > P => "within noise",
+            Some(_) if better => "better",
+            Some(_) => "worse",
+        };
+        let point = input.plan.points.iter().find(|point| point.id == one.point);
+        table.row([
+            names(&one.labels, one.point.short()),
+            one.workload.clone(),
+            one.load.clone(),
+            comparison.relative.map(|x| format!("{:+.1} %", 100.0 * x)).unwrap_or_default(),
+            if is_known {
+                format!("{} to {}", relative(ends.low), relative(ends.high))
+            } else {
+                "not known".to_owned()
+            },
+            one.p_adjusted.map(p_words).unwrap_or_default(),
+            call.to_owned(),
+            point.map(|point| factors::differences(point, baseline)).unwrap_or_default(),
+        ]);
+    }
+    out.table(table.without_empty_columns());
+    if found.len() > LISTED {
+        out.paragraph(format!("… and {} more.", found.len() - LISTED));
+    }
+    out.paragraph(format!(
+        "{} of the baseline, in percent of it. p is adjusted so that of what is called better or worse at most 5 % is expected to be \
+         chance (Benjamini and Hochberg, over {}).",
+        input.objective.title(),
+        plural(found.len() as u64, "comparison")
+    ));
 }
 
 fn main_table(effects: &DesignEffects) -> Table {

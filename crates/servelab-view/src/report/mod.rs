@@ -80,6 +80,7 @@ fn document(input: &ReportInput<'_>) -> Document {
         marginals::compare_section(&mut out, input, request);
     }
     marginals::section(&mut out, input);
+    effects::against_baseline_section(&mut out, input);
     effects::section(&mut out, input);
     results::section(&mut out, input);
     results::slo_section(&mut out, input);
@@ -111,6 +112,7 @@ pub(crate) fn sections(input: &ReportInput<'_>) -> Vec<(&'static str, &'static s
         }),
         part("expected", "What was expected", &|out| advice::expectations(out, input)),
         part("try", "What to try", &|out| advice::section(out, input)),
+        part("baseline", "Against the baseline", &|out| effects::against_baseline_section(out, input)),
         part("parameters", "Parameters", &|out| {
             effects::section(out, input);
             marginals::section(out, input);
