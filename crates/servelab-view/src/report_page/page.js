@@ -377,8 +377,10 @@
     const table = head.closest("table"), body = table.tBodies[0];
     if (!body || body.rows.length < 3) continue;
     [...head.rows[0].cells].forEach((cell, column) => {
-      const button = make("button", { type: "button" }, cell.textContent);
+      // No <button>: browsers leave its text out where they repeat a header on paper.
+      const button = make("span", { class: "sort", role: "button", tabindex: "0" }, cell.textContent);
       cell.replaceChildren(button);
+      button.addEventListener("keydown", (event) => { if (event.key === "Enter" || event.key === " ") { event.preventDefault(); button.click(); } });
       button.addEventListener("click", () => {
         const up = cell.getAttribute("aria-sort") !== "ascending";
         for (const other of head.rows[0].cells) other.removeAttribute("aria-sort");

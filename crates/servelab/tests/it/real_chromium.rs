@@ -125,7 +125,7 @@ const wait = (ms) => new Promise((done) => setTimeout(done, ms));
   const whole = trade.chart.getOption().series[0].data[0][1];
   per.value = "8"; per.dispatchEvent(new Event("change"));
   seen.scale = trade.chart.getOption().series[0].data[0][1] / whole;
-  const header = document.querySelector("#results thead th button");
+  const header = document.querySelector("#results thead th .sort");
   header.click();
   seen.sorted = header.parentElement.getAttribute("aria-sort");
   const price = document.querySelector(".price");
