@@ -169,7 +169,7 @@
     const selected = {};
     if (figure.shown < legend.length) legend.forEach((name, i) => { selected[name] = i < figure.shown; });
     const withLegend = kind !== "heat" && kind !== "intervals" && legend.length > 1;
-    const side = withLegend && !small && innerWidth > 900;
+    const side = withLegend && !small && (innerWidth > 900 || state.printing);
     const longest = kind === "intervals" || kind === "heat" ? Math.max(0, ...(figure.y.categories ?? []).map((name) => name.length)) : 0;
     const option = {
       animation: false, backgroundColor: "transparent", textStyle: { color: css("--ink"), fontFamily: "system-ui, DejaVu Sans, sans-serif" },
@@ -209,7 +209,8 @@
     if (!entry.chart) { entry.chart = echarts.init(box, null, { renderer }); entry.renderer = renderer; }
     if (entry.figure.kind === "intervals") box.style.height = `${Math.max(220, entry.figure.y.categories.length * 22 + 130)}px`;
     else box.style.height = "";
-    entry.chart.resize();
+    // Paper has a width of its own, which no script can ask for.
+    entry.chart.resize(state.printing ? { width: entry.small ? 480 : 1000, height: box.clientHeight || 440 } : { width: "auto", height: "auto" });
     entry.chart.setOption(optionOf(entry.figure, entry.small), true);
     entry.isDrawn = true;
     box.dataset.drawn = entry.figure.id;
@@ -354,7 +355,7 @@
   const repaint = () => { theme(); redraw(); };
   $("theme").addEventListener("change", repaint);
   wantsDark.addEventListener("change", repaint);
-  addEventListener("resize", () => { for (const entry of charts.values()) entry.chart?.resize(); });
+  addEventListener("resize", () => { if (state.printing) return; for (const entry of charts.values()) entry.chart?.resize(); });
 
   // ---- Costs -------------------------------------------------------------------------------------------------------
   for (const card of document.querySelectorAll("[data-gpu-hours]")) {
