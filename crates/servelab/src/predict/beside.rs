@@ -120,7 +120,8 @@ pub(crate) fn pairs(rows: &[ResultRow], cells: &[PredictedCell<'_>]) -> Vec<Pred
 
 /// The section for report.md.
 pub(crate) fn markdown(rows: &[ResultRow], cells: &[PredictedCell<'_>]) -> String {
-    let mut found: BTreeMap<(String, String, String), BTreeMap<&'static str, (f64, f64)>> = BTreeMap::new();
+    type ByMetric = BTreeMap<&'static str, (f64, f64)>;
+    let mut found: BTreeMap<(String, String, String), ByMetric> = BTreeMap::new();
     for pair in pairs(rows, cells) {
         let key = (pair.workload, pair.point, pair.load);
         found.entry(key).or_default().insert(pair.metric, (pair.predicted, pair.measured));
