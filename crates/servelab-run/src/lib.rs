@@ -2,6 +2,7 @@
 //! records, and walks the states of DESIGN. Prompts come from the caller through [`RequestSource`]; nothing is printed
 //! here, everything worth showing is an event for the [`Observer`].
 
+mod answers;
 mod cell;
 mod control;
 mod diagnosis;
@@ -25,6 +26,7 @@ mod options;
 pub mod port;
 mod probe;
 pub mod process;
+pub mod profile;
 pub mod pyliteral;
 pub mod rank;
 pub mod ready;
@@ -42,6 +44,7 @@ mod source;
 mod span;
 mod telemetry;
 
+pub use answers::AccuracyPlan;
 pub use control::{RunControl, SignalGuard};
 pub use error::RunError;
 pub use job::{new_job_id, own_scheduler_id, take_job};

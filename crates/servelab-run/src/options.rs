@@ -7,6 +7,8 @@ use servelab_core::metrics::RequestSlo;
 use servelab_core::study::{Order, StopRule};
 use servelab_load::ApiKey;
 
+use crate::answers::AccuracyPlan;
+use crate::profile::ProfilePlan;
 use crate::resume::RetryPolicy;
 use crate::schedule::Ordering;
 
@@ -19,6 +21,8 @@ pub struct LaunchOptions {
     pub secrets: Vec<String>,
     /// Appended to every engine command line.
     pub extra_args: Vec<String>,
+    /// Put in front of every engine command line (a profiler).
+    pub wrapper: Vec<String>,
     /// First port to try.
     pub port_base: u16,
     /// From the start of the process to the first token.
@@ -39,6 +43,7 @@ impl Default for LaunchOptions {
             env: Vec::new(),
             secrets: Vec::new(),
             extra_args: Vec::new(),
+            wrapper: Vec::new(),
             port_base: 20_000,
             ready_timeout: Duration::from_secs(1800),
             stop_grace: Duration::from_secs(20),
@@ -76,6 +81,10 @@ pub struct RunOptions {
     pub scrape_interval: Duration,
     /// GPU model, when the site knows it better than nvidia-smi.
     pub gpu_model: Option<String>,
+    /// Greedy answers to ask every point for, after its cells.
+    pub accuracy: Option<AccuracyPlan>,
+    /// How to profile every point, after its cells.
+    pub profile: Option<ProfilePlan>,
     /// Folder of the study file, whose git commit is recorded.
     pub study_folder: Option<PathBuf>,
     /// The site's container image, as it is named there.
@@ -97,6 +106,8 @@ impl Default for RunOptions {
             load_threads: 1,
             scrape_interval: Duration::from_millis(500),
             gpu_model: None,
+            accuracy: None,
+            profile: None,
             study_folder: None,
             container_image: None,
         }

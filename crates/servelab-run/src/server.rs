@@ -10,9 +10,9 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use servelab_core::plan::{PlannedPoint, RolePlan};
-use servelab_load::ApiKey;
 use servelab_load::http::{get_text, post_json};
 use servelab_load::prometheus::parse;
+use servelab_load::{ApiKey, Endpoint};
 use servelab_store::{AttemptDir, FailureReport, Root, write_atomic, write_json};
 
 use crate::control::RunControl;
@@ -53,6 +53,8 @@ pub(crate) struct Launcher<'a> {
     pub(crate) allocation: Allocation,
     /// Starts so far; numbers log folders and tokens.
     pub(crate) starts: Cell<u32>,
+    /// Where the point's files go, when it is not being measured.
+    pub(crate) point_folder: Option<PathBuf>,
 }
 
 /// A server that answers, before it was asked anything.
@@ -85,6 +87,8 @@ pub(crate) struct PointServer {
     pub(crate) base_url: String,
     api_key: Option<ApiKey>,
     log: Option<PathBuf>,
+    /// Where the first token came from.
+    pub(crate) endpoint: Endpoint,
     pub(crate) effective: EffectiveConfig,
     /// Settings that a first start told.
     pub(crate) probed: BTreeMap<String, Value>,
@@ -158,6 +162,13 @@ impl Launcher<'_> {
         }
     }
 
+    fn folder_of(&self, point: &PlannedPoint) -> Result<PathBuf, RunError> {
+        Ok(match &self.point_folder {
+            Some(folder) => folder.clone(),
+            None => self.root.point_dir(&point.id)?,
+        })
+    }
+
     pub(crate) fn spawn(
         &self,
         point: &PlannedPoint,
@@ -177,7 +188,8 @@ impl Launcher<'_> {
             argv.extend(rank_arguments(span.spread, &planned, span.n_nodes, 0, span.meeting));
             env.push(("VLLM_HOST_IP".to_owned(), span.meeting.address.to_string()));
         }
-        let point_dir = self.root.point_dir(&point.id)?;
+        argv.splice(0..0, self.options.wrapper.iter().cloned());
+        let point_dir = self.folder_of(point)?;
         write_json(&point_dir.join("config.json"), &point.config)?;
         let text = command_text(&argv, &env, &self.options.secrets);
         write_atomic(&point_dir.join("command.txt"), text.as_bytes())?;
@@ -326,14 +338,24 @@ impl Launcher<'_> {
         let page = get_text(&format!("{base_url}/metrics"), ASK_TIMEOUT, api_key.as_ref());
         let page = page.ok().filter(servelab_load::http::Reply::is_success);
         cache_facts(&mut effective.engine, page.as_ref().map_or("", |reply| &reply.body));
-        let point_dir = self.root.point_dir(&point.id)?;
+        let point_dir = self.folder_of(point)?;
         write_json(&point_dir.join("config.json"), &point.config)?;
         write_json(&point_dir.join("effective.json"), &effective)?;
         let info = server_info.as_ref().and_then(|info| info.get("system_env"));
         let lock = EnvLock::new(&self.machine, &self.surroundings, effective.engine_version.clone(), info);
         write_json(&point_dir.join("env.lock.json"), &lock)?;
         let probed = probed.clone();
-        Ok(PointServer { process, _ports: ports, base_url, api_key, log, effective, probed, can_reset_cache: true })
+        Ok(PointServer {
+            process,
+            _ports: ports,
+            base_url,
+            api_key,
+            log,
+            endpoint: ready.endpoint,
+            effective,
+            probed,
+            can_reset_cache: true,
+        })
     }
 
     /// Ends a server; what survives even SIGKILL is reported, because nothing else can be done about it.

@@ -2,6 +2,7 @@
 //! Plain files with atomic renames, so that a kill at any instant loses nothing that was finished. Metric definitions and
 //! verdicts live in `servelab-core`; nothing here starts processes or prints.
 
+mod accuracy;
 mod attempt;
 pub mod baseline;
 pub mod best;
@@ -22,6 +23,7 @@ mod table;
 pub mod versus;
 mod vllm_bench;
 
+pub use accuracy::AccuracyGuard;
 pub use attempt::{AttemptDir, AttemptState, FailureReport, StateChange, WindowInfo};
 pub use claim::{Claim, ClaimInfo, ClaimRequest, JobLife, Liveness, hostname, is_gone};
 pub use curves::{CURVE_METRICS, load_curves};

@@ -4,11 +4,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value;
+use servelab_core::accuracy::AccuracyReport;
 use servelab_core::engine_facts::EngineFacts;
 use servelab_core::plan::{Plan, PlannedCell, PlannedPoint};
 use servelab_core::result::{BenchResult, Quantiles, Severity, Verdict};
 use servelab_core::state::CellState;
 
+use crate::accuracy::{self, AccuracyGuard};
 use crate::attempt::{AttemptDir, FailureReport, WindowInfo};
 use crate::error::StoreError;
 use crate::root::Root;
@@ -56,12 +58,15 @@ const METRIC_COLUMNS: [(&str, ColumnKind); 7] = [
 const LATENCIES: [&str; 5] = ["ttft", "itl", "tpot", "e2e_latency", "ttft_sched"];
 const LATENCY_STATISTICS: [&str; 4] = ["mean", "p50", "p95", "p99"];
 
-const SERVER_COLUMNS: [(&str, ColumnKind); 33] = [
+const SERVER_COLUMNS: [(&str, ColumnKind); 36] = [
     ("prom_preemptions", Float),
     ("prom_cache_usage", Float),
     ("prom_cache_usage_max", Float),
     ("prom_requests_running", Float),
     ("prom_requests_waiting", Float),
+    ("accuracy_exact_match", Float),
+    ("accuracy_first_divergence", Float),
+    ("accuracy_token_kl", Float),
     ("prom_prefix_hit_rate", Float),
     ("prom_queue_time_mean_ms", Float),
     ("prom_prefill_time_mean_ms", Float),
@@ -93,12 +98,14 @@ const SERVER_COLUMNS: [(&str, ColumnKind); 33] = [
 ];
 
 /// Facts about the whole study that neither the plan nor an attempt may know; an attempt's own word wins.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct RowContext {
     /// Site name.
     pub site: Option<String>,
     /// GPU model of the site.
     pub gpu_model: Option<String>,
+    /// The study's accuracy guard, if it has one.
+    pub accuracy: Option<AccuracyGuard>,
 }
 
 /// Everything known about one cell.
@@ -124,6 +131,8 @@ pub struct ResultRow {
     pub window: WindowInfo,
     /// Facts of the study.
     pub context: RowContext,
+    /// The point's greedy answers beside the baseline's, or why there is no comparison; `None` without a guard.
+    pub accuracy: Option<Result<AccuracyReport, String>>,
     /// A file of the attempt that could not be read; the row then lacks what stood in it.
     pub problem: Option<String>,
 }
@@ -132,7 +141,12 @@ pub struct ResultRow {
 pub fn collect_rows(root: &Root, plan: &Plan, context: &RowContext) -> Result<Vec<ResultRow>, StoreError> {
     let points: BTreeMap<_, _> = plan.points.iter().map(|point| (&point.id, point)).collect();
     let cells = plan.cells.iter().filter_map(|cell| Some((cell, *points.get(&cell.point)?)));
-    cells.map(|(cell, point)| collect_row(root, &plan.study, cell, point, context)).collect()
+    let mut rows: Vec<ResultRow> =
+        cells.map(|(cell, point)| collect_row(root, &plan.study, cell, point, context)).collect::<Result<_, _>>()?;
+    if let Some(guard) = &context.accuracy {
+        accuracy::judge_rows(root, guard, &mut rows);
+    }
+    Ok(rows)
 }
 
 fn collect_row(
@@ -158,6 +172,7 @@ fn collect_row(
         failure: None,
         window: WindowInfo::default(),
         context: context.clone(),
+        accuracy: None,
         problem: None,
     };
     let attempts = root.attempts(&cell.id)?;
@@ -189,6 +204,10 @@ fn fill(row: &mut ResultRow, attempt: &AttemptDir) -> Result<(), StoreError> {
 }
 
 impl ResultRow {
+    fn accuracy_report(&self) -> Option<&AccuracyReport> {
+        self.accuracy.as_ref()?.as_ref().ok()
+    }
+
     /// The verdict, if there is a result.
     pub fn verdict(&self) -> Option<&Verdict> {
         self.result.as_ref().map(|result| &result.verdict)
@@ -291,6 +310,11 @@ impl ResultRow {
             "simulated" => self.is_simulated().into(),
             "gpus" => self.point.gpus.into(),
             "nodes" => self.point.nodes.into(),
+            "accuracy_exact_match" => self.accuracy_report().and_then(|report| report.exact_match_rate).into(),
+            "accuracy_first_divergence" => {
+                self.accuracy_report().and_then(|report| report.first_divergence_median).into()
+            }
+            "accuracy_token_kl" => self.accuracy_report().and_then(|report| report.token_kl_mean).into(),
             _ => match start_value(&self.window.engine, column) {
                 Some(value) => value,
                 None => self.result.as_ref().map_or(CellValue::Null, |result| result_value(result, column)),

@@ -11,8 +11,9 @@ use servelab_core::workload::{DEFAULT_BLOCK_SIZE, DatasetSpec, SynthSpec};
 use servelab_data::{DataError, Item, PromptSource, StreamRequest, Tokenizer};
 use servelab_load::arrivals::{self, Arrival, Extent, Rate, Schedule};
 use servelab_load::{Endpoint, Pacing, Pauses, Spread, Stop};
-use servelab_run::{PrepareError, PreparedCell, RequestSource};
+use servelab_run::{AccuracyPlan, PrepareError, PreparedCell, RequestSource};
 
+use crate::error::CommandError;
 use crate::feed::{Feed, Instants, Items, Wire};
 use crate::predict::DrawnLengths;
 use crate::study_input::StudyInput;
@@ -21,6 +22,10 @@ use crate::study_input::StudyInput;
 const FASTEST_REQUEST_S: f64 = 0.02;
 /// See [`FASTEST_REQUEST_S`].
 const FASTEST_TOKEN_S: f64 = 0.002;
+/// Length of the accuracy guard's prompts: enough context for a model to say something, and short to read.
+const ACCURACY_INPUT_TOKENS: u32 = 96;
+/// Their seed.
+const ACCURACY_SEED: u64 = 20_240_601;
 /// Most prompts over which one timed level meets a mix of lengths, and most that it takes from a file.
 const MOST_PREPARED: usize = 200_000;
 
@@ -46,6 +51,25 @@ struct Drawn {
 impl<'a> StudyRequests<'a> {
     pub(crate) fn new(input: &'a StudyInput, plan: &'a Plan) -> Result<Self, DataError> {
         Ok(Self { input, plan, tokenizer: Arc::new(Tokenizer::load(&input.tokenizer)?) })
+    }
+
+    /// What the accuracy guard asks every point; `None` without the section. The prompts depend on nothing but the section
+    /// and the tokenizer: studies of one model can be compared.
+    pub(crate) fn accuracy_plan(&self) -> Result<Option<AccuracyPlan>, CommandError> {
+        let Some(accuracy) = &self.input.study.accuracy else { return Ok(None) };
+        let failed = |error: DataError| CommandError::failed(format!("cannot make the prompts of `accuracy`: {error}"));
+        let n = accuracy.prompts as usize;
+        let spec = DatasetSpec::Synth(SynthSpec::exact(accuracy.prompts, ACCURACY_INPUT_TOKENS, accuracy.max_tokens));
+        let tokenizer = Arc::clone(&self.tokenizer);
+        let mut source = PromptSource::open(&spec, &self.input.folder, tokenizer, ACCURACY_SEED).map_err(failed)?;
+        let streams = source.streams(&[StreamRequest::items("accuracy".to_owned(), n)]).map_err(failed)?;
+        let mut prompts = Vec::with_capacity(n);
+        for item in streams.into_iter().flatten().take(n) {
+            if let Item::Prompt(prompt) = item.map_err(failed)? {
+                prompts.push(prompt.body.text().into_owned());
+            }
+        }
+        Ok(Some(AccuracyPlan { prompts, max_tokens: accuracy.max_tokens }))
     }
 
     /// The dataset of a cell; offline levels are exact lengths.
@@ -229,8 +253,10 @@ impl RequestSource for StudyRequests<'_> {
         served_model: &str,
     ) -> Result<Vec<PreparedCell>, PrepareError> {
         let repeats: Vec<u32> = cells.iter().map(|cell| cell.repeat).collect();
-        let start: Vec<&PlannedCell> =
-            self.plan.cells.iter().filter(|cell| cell.point == point.id && repeats.contains(&cell.repeat)).collect();
+        let is_planned = |cell: &PlannedCell| self.plan.cells.iter().any(|planned| planned.id == cell.id);
+        let planned = self.plan.cells.iter().filter(|cell| cell.point == point.id && repeats.contains(&cell.repeat));
+        // A profiling run brings cells of its own.
+        let start: Vec<&PlannedCell> = planned.chain(cells.iter().copied().filter(|cell| !is_planned(cell))).collect();
         let mut drawn = self.draw(&start)?;
         cells
             .iter()

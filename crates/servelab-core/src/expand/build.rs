@@ -521,11 +521,7 @@ fn warnings(
 
 /// Sections that are read and checked, but that this version does not act on.
 fn not_carried_out(study: &Study) -> Vec<String> {
-    let sections = [
-        (study.accuracy.is_some(), "`accuracy`: answers are not compared with the baseline's".to_owned()),
-        (study.network.is_some(), "`network`: the gate is not tested".to_owned()),
-        (study.profile.is_some(), "`profile`: no profiler is started".to_owned()),
-    ];
+    let sections = [(study.network.is_some(), "`network`: the gate is not tested".to_owned())];
     sections
         .into_iter()
         .filter(|(given, _)| *given)

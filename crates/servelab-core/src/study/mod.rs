@@ -22,7 +22,7 @@ pub use design::{
 pub use load::{ClosedLoad, LoadSection, OfflineLoad, OpenLoad, SteadyStop, Stop, Warmup};
 pub use policy::{
     Accuracy, Budget, CellSlo, Compat, Constraint, Estimate, Expect, NetworkGate, NsysProfile, OnViolation, Order,
-    Probe, Profile, Repeats, Report, RequestSlo, StopRule, Target, TorchProfile,
+    Probe, Profile, Ranks, Repeats, Report, RequestSlo, StopRule, Target, TorchProfile,
 };
 
 use crate::ordered::{OneOrMany, OrderedMap};

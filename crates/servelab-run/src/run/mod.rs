@@ -2,6 +2,8 @@
 //! and ends in order whatever happens. Everything that is finished is on disk before anything else begins, so a run that
 //! is killed anywhere is resumed by the same command.
 
+mod profiling;
+mod side;
 #[cfg(test)]
 mod tests;
 
@@ -87,11 +89,13 @@ pub fn run(
         skipped: todo.skipped.clone(),
     });
     let is_submitted = input.root.job_dir(&job_id)?.join("intent.json").exists();
-    if starts.is_empty() && is_submitted {
+    let has_side_work = !side::without_answers(input).is_empty() || !profiling::without_profile(input).is_empty();
+    let is_idle = starts.is_empty() && !has_side_work;
+    if is_idle && is_submitted {
         // Whoever tracks the job must learn that it is over.
         Job::start(input.root, &job_id, &json!(null))?.finish("finished", json!({"cells": {}}))?;
     }
-    if starts.is_empty() {
+    if is_idle {
         // Nothing to do leaves no other trace on disk.
         observer.event(&RunEvent::Finished(summary.clone()));
         return Ok(summary);
@@ -120,6 +124,7 @@ pub fn run(
             }),
             allocation,
             starts: Cell::new(0),
+            point_folder: None,
         },
         reruns: todo.reruns,
         estimate: Estimate::new(todo.cells.iter().copied(), starts.len() as u64),
@@ -139,6 +144,9 @@ pub fn run(
             run.give_up(error);
             break;
         }
+    }
+    if outcome.is_ok() && !control.is_stopping() {
+        outcome = run.side_work(source);
     }
     let was_cut = [CellState::Cancelled, CellState::Timeout].iter().any(|state| run.summary.states.contains_key(state));
     let is_complete = run.ended == run.total && !was_cut;
@@ -342,6 +350,7 @@ impl<'a> Run<'a> {
             self.skip_higher(&held, &measured, &mut queue)?;
         }
         if let Some(running) = server {
+            self.ask_for_answers(start.point, &running)?;
             self.launcher.stop(start.point, running)?;
         }
         for held in queue {

@@ -113,6 +113,7 @@ pub fn import_rows(results: &[ImportedResult]) -> Vec<ResultRow> {
             failure: None,
             window: window(imported),
             context: RowContext::default(),
+            accuracy: None,
             problem: None,
         }
     };

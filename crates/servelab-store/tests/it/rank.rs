@@ -32,6 +32,7 @@ fn row(
         failure: None,
         window: WindowInfo { simulated: Some(false), ..WindowInfo::default() },
         context: RowContext::default(),
+        accuracy: None,
         problem: None,
     }
 }

@@ -36,7 +36,7 @@ fn one_row_per_cell_with_the_columns_of_the_contract() {
     scene::attempt(&root, "c1").enter(CellState::Failed, scene::NOW, Some("server_crashed"), None).unwrap();
     scene::finish(&root, "c2", &scene::with_verdict(scene::result(), "saturated", Severity::Invalid));
 
-    let context = RowContext { site: Some("vista".into()), gpu_model: Some("GH200".into()) };
+    let context = RowContext { site: Some("vista".into()), gpu_model: Some("GH200".into()), ..RowContext::default() };
     let rows = collect_rows(&root, &plan, &context).unwrap();
     let table = results_table(&rows, false);
     let names: Vec<&str> = table.columns.iter().map(|column| column.name.as_str()).collect();

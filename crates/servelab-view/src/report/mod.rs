@@ -1,6 +1,7 @@
 //! The report: answer first, then the ranking, parameters, every cell, what failed and why, and where it all comes from.
 //! One document, rendered as report.txt and report.md. Statistics come from the store; this module chooses words.
 
+mod accuracy;
 pub(crate) mod advice;
 mod effects;
 mod marginals;
@@ -84,6 +85,7 @@ fn document(input: &ReportInput<'_>) -> Document {
     effects::section(&mut out, input);
     results::section(&mut out, input);
     results::slo_section(&mut out, input);
+    accuracy::section(&mut out, input);
     servers::section(&mut out, input);
     advice::section(&mut out, input);
     advice::expectations(&mut out, input);

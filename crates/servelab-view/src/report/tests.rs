@@ -100,6 +100,7 @@ pub(crate) fn rows(plan: &Plan, simulated: bool, outcome: impl Fn(usize) -> Opti
                 ..WindowInfo::default()
             },
             context: RowContext::default(),
+            accuracy: None,
             problem: None,
         }
     };

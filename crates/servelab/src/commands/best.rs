@@ -73,8 +73,9 @@ pub(crate) fn best(args: &BestArgs, ui: Ui) -> Result<ExitCode, CommandError> {
     }
     let root = Root::open(&args.study.root)?;
     let mut plan = stored::plan_with_history(&root, &input.study.study)?.ok_or_else(nothing)?;
+    let context = stored::row_context(&input, &plan);
     select::narrow(&mut plan, &args.study)?;
-    let mut rows = collect_rows(&root, &plan, &stored::row_context(&input))?;
+    let mut rows = collect_rows(&root, &plan, &context)?;
     if let Some(workload) = &args.workload {
         if !rows.iter().any(|row| row.cell.workload == *workload) {
             let names: std::collections::BTreeSet<&str> = rows.iter().map(|row| row.cell.workload.as_str()).collect();

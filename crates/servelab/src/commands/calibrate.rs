@@ -181,8 +181,9 @@ fn measured(args: &CalibrateArgs, input: &StudyInput) -> Result<Vec<CalibrationP
     }
     let root = Root::open(&args.study.root)?;
     let Some(mut plan) = stored::plan_with_history(&root, &input.study.study)? else { return Ok(Vec::new()) };
+    let context = stored::row_context(input, &plan);
     select::narrow(&mut plan, &args.study)?;
-    let rows = collect_rows(&root, &plan, &stored::row_context(input))?;
+    let rows = collect_rows(&root, &plan, &context)?;
     let mut loads = CellLoads::new(input, &plan)?;
     let mut points = Vec::new();
     let options = PredictOptions { calibration: None, ..args.options.clone() };

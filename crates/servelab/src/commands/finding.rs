@@ -118,7 +118,7 @@ fn measured(args: &StudyArgs) -> Result<(StudyInput, Vec<ResultRow>), CommandErr
     let root = Root::open(&args.root)?;
     let mut plan = stored::plan_with_history(&root, &input.study.study)?.ok_or_else(nothing)?;
     select::narrow(&mut plan, args)?;
-    let rows = collect_rows(&root, &plan, &stored::row_context(&input))?;
+    let rows = collect_rows(&root, &plan, &stored::row_context(&input, &plan))?;
     Ok((input, rows))
 }
 

@@ -16,6 +16,7 @@ pub(crate) mod init;
 pub(crate) mod logs;
 pub(crate) mod plan;
 pub(crate) mod predict;
+pub(crate) mod profiles;
 pub(crate) mod progress;
 pub(crate) mod rank;
 pub(crate) mod report;

@@ -88,8 +88,9 @@ pub(crate) fn report(args: &ReportArgs, ui: Ui) -> Result<ExitCode, CommandError
     }
     let root = Root::open(&args.study.root)?;
     let mut plan = stored::plan_with_history(&root, &input.study.study)?.ok_or_else(nothing)?;
+    let context = stored::row_context(&input, &plan);
     select::narrow(&mut plan, &args.study)?;
-    let rows = collect_rows(&root, &plan, &stored::row_context(&input))?;
+    let rows = collect_rows(&root, &plan, &context)?;
     let compare = match (&args.compare_param, &args.metric) {
         (Some(parameter), Some(metric)) => {
             check_comparison(&rows, parameter, metric)?;
@@ -213,7 +214,7 @@ pub(crate) fn write_default(
     width: Option<usize>,
 ) -> Result<Option<(PathBuf, String)>, CommandError> {
     let Some(plan) = stored::plan_with_history(root, &input.study.study)? else { return Ok(None) };
-    let rows = collect_rows(root, &plan, &stored::row_context(input))?;
+    let rows = collect_rows(root, &plan, &stored::row_context(input, &plan))?;
     let objective = Objective::of_study(&input.study).map_err(|error| CommandError::usage(error.message))?;
     let report_input = ReportInput {
         plan: &plan,

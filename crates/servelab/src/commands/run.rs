@@ -85,7 +85,9 @@ fn measure(args: &RunArgs, intent: Option<&Intent>, ui: Ui) -> Result<ExitCode, 
     if intent.is_none() {
         stored::write_plan(&root, &input, &plan, &args.study.study)?;
     }
-    let options = options(args, &input, &plan, retry)?;
+    let mut options = options(args, &input, &plan, retry)?;
+    options.accuracy = source.accuracy_plan()?;
+    options.profile = super::profiles::plan(&input.study, args.study.max_requests.is_some());
     let control = Arc::new(RunControl::new());
     if let Some(left) = time_left() {
         control.stop_at(Instant::now() + left);
@@ -111,7 +113,7 @@ fn measure(args: &RunArgs, intent: Option<&Intent>, ui: Ui) -> Result<ExitCode, 
     let summary = outcome.map_err(|error| {
         CommandError::failed(format!("cannot {error}")).hint(format!("nothing finished is lost; go on with: {resume}"))
     })?;
-    finish(&summary, &root, &input, ui, intent.is_none().then_some(resume.as_str()))
+    finish(&summary, &root, &plan, &input, ui, intent.is_none().then_some(resume.as_str()))
 }
 
 /// What the job's first node is like, kept with the job. What really prevents the work is met by the work; this tells why.
@@ -290,6 +292,7 @@ fn shell_word(word: &str) -> String {
 fn finish(
     summary: &RunSummary,
     root: &Root,
+    plan: &Plan,
     input: &StudyInput,
     ui: Ui,
     resume: Option<&str>,
@@ -322,6 +325,7 @@ fn finish(
         }
         return Ok(ExitCode::from(1));
     }
+    super::profiles::read(root, plan, ui)?;
     // One of many jobs: the report is for whoever looks at all of them.
     if resume.is_some()
         && let Some((folder, answer)) = super::report::write_default(root, input, ui.width())?

@@ -100,7 +100,7 @@ pub(crate) fn status(args: &StatusArgs, ui: Ui) -> Result<ExitCode, CommandError
         None => Vec::new(),
     };
     let mut rows = match &root {
-        Some(root) => collect_rows(root, &plan, &stored::row_context(&input))?,
+        Some(root) => collect_rows(root, &plan, &stored::row_context(&input, &plan))?,
         None => Vec::new(),
     };
     show_queued(&mut rows, &known);

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use servelab_core::ids::PointId;
 use servelab_core::plan::{Plan, PlannedPoint};
 use servelab_store::rank::{Direction, RankRequest, Scope, rank};
-use servelab_store::{ResultRow, Root, RowContext, collect_rows, write_atomic, write_json};
+use servelab_store::{AccuracyGuard, ResultRow, Root, RowContext, collect_rows, write_atomic, write_json};
 use servelab_view::{HowToRun, ManifestOptions, manifest_md};
 
 use crate::error::CommandError;
@@ -110,9 +110,18 @@ fn with_free_labels(mut point: PlannedPoint, plan: &Plan) -> PlannedPoint {
     point
 }
 
-/// What rows need to know beside the plan.
-pub(crate) fn row_context(input: &StudyInput) -> RowContext {
-    RowContext { site: Some(input.site.site.clone()), gpu_model: input.site.hardware.gpu.clone() }
+/// What rows need to know beside the plan. `plan` is the whole one: the baseline counts also where it is not shown.
+pub(crate) fn row_context(input: &StudyInput, plan: &Plan) -> RowContext {
+    let baseline = input.study.baseline.as_ref();
+    let baseline = baseline.and_then(|label| plan.points.iter().find(|point| point.labels.contains(label)));
+    RowContext {
+        site: Some(input.site.site.clone()),
+        gpu_model: input.site.hardware.gpu.clone(),
+        accuracy: input.study.accuracy.map(|accuracy| AccuracyGuard {
+            baseline: baseline.map(|point| point.id.clone()),
+            max_mismatch: accuracy.max_mismatch,
+        }),
+    }
 }
 
 /// Finds the winners of designs that others start from, once every cell of the design has ended.
@@ -147,7 +156,7 @@ pub(crate) fn winners(root_path: &Path, input: &StudyInput) -> impl Fn(&str) -> 
 fn winners_rows(root_path: &Path, input: &StudyInput) -> Vec<ResultRow> {
     let Ok(root) = Root::open(root_path) else { return Vec::new() };
     let Ok(Some(plan)) = plan_with_history(&root, &input.study.study) else { return Vec::new() };
-    collect_rows(&root, &plan, &row_context(input)).unwrap_or_default()
+    collect_rows(&root, &plan, &row_context(input, &plan)).unwrap_or_default()
 }
 
 fn best_points(rows: &[ResultRow], objective: &str, direction: Direction, n: usize) -> Option<Vec<PointId>> {

@@ -21,6 +21,8 @@ pub(crate) struct TraceArgs {
     command: TraceCommand,
 }
 
+pub(crate) use outputs::write_timings;
+
 #[derive(Debug, Subcommand)]
 enum TraceCommand {
     /// The few numbers that explain a run, for reading
@@ -51,6 +53,6 @@ impl From<TraceError> for CommandError {
     }
 }
 
-fn json(value: &impl serde::Serialize) -> Result<String, CommandError> {
+pub(crate) fn json(value: &impl serde::Serialize) -> Result<String, CommandError> {
     serde_json::to_string_pretty(value).map_err(|error| CommandError::failed(error.to_string()))
 }

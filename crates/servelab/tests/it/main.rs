@@ -30,6 +30,7 @@ mod run;
 mod schema;
 mod scripts;
 mod shards;
+mod side_runs;
 mod sim;
 mod stops;
 mod traces;
