@@ -120,15 +120,20 @@ impl Scene<'_> {
 
     /// One series per point, over its load levels of one kind.
     fn series(&self, kind: Option<&str>, x: &dyn Fn(&RepeatGroup) -> Option<f64>, y: &str) -> Vec<Series> {
-        let mut out: Vec<(&PointId, Series)> = Vec::new();
-        let mut ordered: Vec<&RepeatGroup> = self.groups.iter().collect();
-        ordered.sort_by(|a, b| a.load_value.total_cmp(&b.load_value));
-        for point in self.groups.iter().map(|group| &group.point) {
-            if out.iter().any(|(known, _)| *known == point) {
-                continue;
+        let mut by_point: Vec<(&PointId, Vec<&RepeatGroup>)> = Vec::new();
+        let mut places: BTreeMap<&PointId, usize> = BTreeMap::new();
+        for group in self.groups {
+            let place = *places.entry(&group.point).or_insert(by_point.len());
+            match by_point.get_mut(place) {
+                Some((_, own)) => own.push(group),
+                None => by_point.push((&group.point, vec![group])),
             }
+        }
+        let mut out: Vec<Series> = Vec::new();
+        for (point, mut own) in by_point {
+            own.sort_by(|a, b| a.load_value.total_cmp(&b.load_value));
             let mut series = Series { hue: self.hues.get(point), ..Series::default() };
-            for group in ordered.iter().filter(|group| group.point == *point) {
+            for group in own {
                 let Some(row) = group.rows.first().and_then(|idx| self.rows.get(*idx)) else { continue };
                 if kind.is_some_and(|kind| row.cell.load.kind() != kind) {
                     continue;
@@ -148,9 +153,11 @@ impl Scene<'_> {
                 series.low.clear();
                 series.high.clear();
             }
-            out.push((point, series));
+            if !series.x.is_empty() {
+                out.push(series);
+            }
         }
-        out.into_iter().map(|(_, series)| series).filter(|series| !series.x.is_empty()).collect()
+        out
     }
 
     /// The study's limit on a metric, as a line.

@@ -7,6 +7,9 @@ use crate::plot::escape;
 /// Spaces between columns.
 const GAP: usize = 2;
 
+/// Rows of a table on a page: a browser draws no more of them in a moment.
+const MOST_HTML_ROWS: usize = 2_000;
+
 /// Text columns are not made narrower than this.
 const LEAST_TEXT: usize = 14;
 
@@ -118,7 +121,7 @@ impl Table {
             out.push_str(&format!("<th scope=\"col\"{}>{}</th>", class(idx), escape(&column.header)));
         }
         out.push_str("</tr></thead>\n<tbody>\n");
-        for row in &self.rows {
+        for row in self.rows.iter().take(MOST_HTML_ROWS) {
             out.push_str("<tr>");
             for (idx, cell) in row.iter().enumerate() {
                 out.push_str(&format!("<td{}>{}</td>", class(idx), escape(cell)));
@@ -126,6 +129,10 @@ impl Table {
             out.push_str("</tr>\n");
         }
         out.push_str("</tbody></table></div>\n");
+        let rest = self.rows.len().saturating_sub(MOST_HTML_ROWS);
+        if rest > 0 {
+            out.push_str(&format!("<p>… and {} more rows, in report.txt.</p>\n", super::number::count(rest as u64)));
+        }
         out
     }
 

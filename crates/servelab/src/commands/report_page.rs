@@ -70,7 +70,10 @@ fn looked_into<'a>(rows: &'a [ResultRow], answers: &[Best]) -> Vec<&'a ResultRow
             own.iter().find(|row| row.point.id == entry.group.point && row.cell.load.describe() == entry.group.load)
         });
         for row in ranked.chain(own.iter().filter(|row| row.cell.repeat == 0)) {
-            if chosen.len() < each && !chosen.iter().any(|known| known.cell.id == row.cell.id) {
+            if chosen.len() >= each {
+                break;
+            }
+            if !chosen.iter().any(|known| known.cell.id == row.cell.id) {
                 chosen.push(row);
             }
         }
