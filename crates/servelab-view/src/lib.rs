@@ -30,7 +30,7 @@ pub use bench::bench_text;
 pub use best::{best_text, meets_cell_slo};
 pub use commands::HowToRun;
 pub use comparison::comparison_text;
-pub use figure::{Figure, FigureInput, PredictedPair, figure_svg, figures, normalised};
+pub use figure::{Figure, FigureInput, PredictedPair, figure_svg, figures, four_panels_svg, normalised};
 pub use finding::{DraftPoint, FindingDraft, FindingLine, finding_check_text, finding_template};
 pub use folders::{FoldersCompared, folders_compared, per_gpus};
 pub use import::{ImportRow, import_text};

@@ -12,7 +12,7 @@ use serde::Serialize;
 
 pub use build::{FigureInput, PredictedPair, figures};
 pub(crate) use svg::COLOURS;
-pub use svg::figure_svg;
+pub use svg::{figure_svg, four_panels_svg};
 
 /// How the series of a figure are drawn.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]

@@ -143,6 +143,21 @@ pub fn figure_svg(figure: &Figure) -> String {
     svg.finish()
 }
 
+/// The four panels that a prefill/decode study is read by, in one picture: throughput against TPOT, TTFT, chunk latency and
+/// interactivity. `None` unless all four are there.
+pub fn four_panels_svg(figures: &[&Figure]) -> Option<String> {
+    let panel = |start: &str| figures.iter().find(|figure| figure.id.starts_with(start)).copied();
+    let wanted =
+        ["tpot_mean", "ttft_mean", "chunk_latency", "interactivity"].map(|name| format!("throughput_vs_{name}"));
+    let panels = wanted.iter().map(|start| panel(start)).collect::<Option<Vec<&Figure>>>()?;
+    let mut svg = Svg::new(2.0 * WIDTH, 2.0 * HEIGHT, "Throughput against TPOT, TTFT, chunk latency and interactivity");
+    for (idx, figure) in panels.into_iter().enumerate() {
+        let (x, y) = ((idx % 2) as f64 * WIDTH, (idx / 2) as f64 * HEIGHT);
+        svg.raw(&figure_svg(figure).replacen("<svg ", &format!("<svg x=\"{x}\" y=\"{y}\" "), 1));
+    }
+    Some(svg.finish())
+}
+
 struct Frame<'a> {
     figure: &'a Figure,
     x: &'a Scale,

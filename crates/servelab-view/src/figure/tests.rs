@@ -66,3 +66,20 @@ fn numbers_are_kept_short() {
     assert_eq!([short(1234.567), short(0.000_123_456), short(0.0)], [1234.6, 0.000_123_46, 0.0]);
     assert!(short(f64::NAN).is_nan());
 }
+
+#[test]
+fn four_panels_in_one_picture() {
+    let panel = |name: &str| {
+        let mut panel = figure(Kind::Front, vec![line("a", 0), line("c", 1)]);
+        panel.id = format!("throughput_vs_{name}");
+        panel
+    };
+    let panels = ["interactivity", "tpot_mean", "ttft_mean", "chunk_latency"].map(panel);
+    let all: Vec<&Figure> = panels.iter().collect();
+    let svg = four_panels_svg(&all).unwrap();
+    assert_eq!((svg.matches("<svg ").count(), svg.matches("</svg>").count()), (5, 5));
+    let (one, four) =
+        (crate::plot::svg_to_png(&figure_svg(&panels[0]), 1.0).unwrap(), crate::plot::svg_to_png(&svg, 1.0).unwrap());
+    assert!(four.len() > 2 * one.len(), "{} against {}", four.len(), one.len());
+    assert!(four_panels_svg(&all[..3]).is_none());
+}

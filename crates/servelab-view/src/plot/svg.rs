@@ -124,6 +124,11 @@ impl Svg {
         self.out.push_str(&written);
     }
 
+    /// A whole drawing inside this one.
+    pub(crate) fn raw(&mut self, svg: &str) {
+        self.out.push_str(svg.trim_end());
+    }
+
     /// Text that reads from below to above, held in its middle.
     pub(crate) fn turned_text(&mut self, (x, y): (f64, f64), size: f64, text: &str) {
         let _ = write!(

@@ -5,8 +5,8 @@ use std::path::Path;
 use servelab_store::best::{Best, BestRequest, best};
 use servelab_store::{CellDetail, ResultRow, Root, cell_detail, write_atomic};
 use servelab_view::{
-    Figure, FigureInput, PageInput, PredictedPair, ReportInput, figure_svg, figures, meets_cell_slo, normalisation,
-    normalised, report_page, svg_to_png,
+    Figure, FigureInput, PageInput, PredictedPair, ReportInput, figure_svg, figures, four_panels_svg, meets_cell_slo,
+    normalisation, normalised, report_page, svg_to_png,
 };
 
 use crate::error::CommandError;
@@ -87,12 +87,31 @@ pub(crate) fn write_figures(to: &Path, report: &ReportInput<'_>, figures: &[Figu
     std::fs::create_dir_all(to)
         .map_err(|error| CommandError::failed(format!("cannot make `{}`: {error}", to.display())))?;
     let per = normalisation(report, figures);
-    for figure in figures {
-        let svg = figure_svg(&normalised(figure, per));
-        write_atomic(&to.join(format!("{}.svg", figure.id)), svg.as_bytes())?;
-        let png = svg_to_png(&svg, PNG_SCALE)
-            .map_err(|error| CommandError::failed(format!("cannot {error} `{}`", figure.id)))?;
-        write_atomic(&to.join(format!("{}.png", figure.id)), &png)?;
+    let drawn: Vec<Figure> = figures.iter().map(|figure| normalised(figure, per)).collect();
+    for figure in &drawn {
+        write_figure(to, &figure.id, &figure_svg(figure))?;
     }
-    Ok(figures.len())
+    let mut workloads: Vec<&str> = Vec::new();
+    for figure in &drawn {
+        if !workloads.contains(&figure.workload.as_str()) {
+            workloads.push(&figure.workload);
+        }
+    }
+    let mut n = drawn.len();
+    for (idx, workload) in workloads.iter().enumerate() {
+        let own: Vec<&Figure> = drawn.iter().filter(|figure| figure.workload == *workload).collect();
+        if let Some(svg) = four_panels_svg(&own) {
+            let name = if workloads.len() > 1 { format!("four_panels_{}", idx + 1) } else { "four_panels".to_owned() };
+            write_figure(to, &name, &svg)?;
+            n += 1;
+        }
+    }
+    Ok(n)
+}
+
+fn write_figure(to: &Path, name: &str, svg: &str) -> Result<(), CommandError> {
+    write_atomic(&to.join(format!("{name}.svg")), svg.as_bytes())?;
+    let png = svg_to_png(svg, PNG_SCALE).map_err(|error| CommandError::failed(format!("cannot {error} `{name}`")))?;
+    write_atomic(&to.join(format!("{name}.png")), &png)?;
+    Ok(())
 }
