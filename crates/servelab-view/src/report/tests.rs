@@ -187,6 +187,7 @@ fn one_repeat_claims_nothing() {
     let objective = throughput();
     let text = flat(&report_txt(&input(&plan, &study, &rows, &objective)));
     assert!(text.contains("with n=1 no spread is known"), "{text}");
+    assert!(text.contains("Against the baseline 1A") && text.contains("enforce_eager=no"), "{text}");
     assert!(text.contains("unknown (n=1)"), "{text}");
 }
 
