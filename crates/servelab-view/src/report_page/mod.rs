@@ -103,8 +103,18 @@ pub fn report_page(input: &PageInput<'_>) -> String {
 
 fn whole(input: &PageInput<'_>, per: Option<f64>, main: &str, nav: &[(String, String)]) -> String {
     let report = input.report;
+    let best: Vec<serde_json::Value> = input
+        .best
+        .iter()
+        .filter_map(|answer| Some((answer, &answer.entries.first()?.group)))
+        .map(|(answer, group)| {
+            let name = crate::report::rows::names(&group.labels, group.point.short());
+            serde_json::json!({"workload": answer.workload, "name": name, "load": group.load})
+        })
+        .collect();
     let data = serde_json::json!({
         "figures": input.figures,
+        "best": best,
         "colours": COLOURS,
         "per": per,
         "price": report.study.report.price_per_gpu_hour,

@@ -18,6 +18,7 @@
   };
   const SHAPES = ["circle", "rect", "triangle", "diamond", "path://M0,0 L10,0 L5,9 Z", "path://M3,0 H7 V3 H10 V7 H7 V10 H3 V7 H0 V3 H3 Z"];
   const DARK = ["#58a6ff", "#ff8f5e", "#3fd0a0", "#e6a3cb", "#e3b341", "#8fd3ff", "#b79cf0", "#a8b0b8", "#d8a26a", "#6fdd8b"];
+  const STAR = "path://M10,0 L12.9,6.9 L20,7.6 L14.6,12.4 L16.2,20 L10,16 L3.8,20 L5.4,12.4 L0,7.6 L7.1,6.9 Z";
   const FIELD = ["#440154", "#3b528b", "#21918c", "#5ec962", "#fde725"];
 
   // What the reader chose.
@@ -161,6 +162,15 @@
       series.push({ type: "line", name: "front", data: frontOf(figure, entries), symbol: "none", color: css("--ink"),
         lineStyle: { type: [3, 5], width: 2.2 }, z: 5, silent: true, animation: false });
       legend = [...legend, "front"];
+      // The answer of the page, where it stands.
+      const best = data.best.find((one) => one.workload === figure.workload);
+      const holder = best && entries.find((entry) => entry.series.name === best.name);
+      const spot = holder?.values.find((value) => value[4].startsWith(`${best.load}, `));
+      if (spot) {
+        series.push({ type: "scatter", name: "best", data: [[spot[0], spot[1]]], symbol: STAR, symbolSize: 24, z: 6, silent: true, animation: false,
+          color: css("--best"), itemStyle: { borderColor: css("--ink"), borderWidth: 1 } });
+        legend = [...legend, "best"];
+      }
     }
     for (const limit of figure.limits ?? []) {
       series.push({ type: "line", data: [], color: css("--bad"), markLine: { symbol: "none", silent: true, lineStyle: { color: css("--bad"), type: "dashed", width: 1.5 },
