@@ -210,6 +210,11 @@ fn next(out: &mut String, input: &PageInput<'_>, answer: &Best, rows: &[&ResultR
         command(" --emit study &gt; validate.yaml")
     ));
     items.push(format!("Serve it: {}", command(" --emit vllm-command")));
+    if let Some(best) = answer.entries.first() {
+        items.extend(
+            super::edges::beyond(input.report, &answer.workload, &best.group).iter().map(|words| escape(words)),
+        );
+    }
     for (missed, advice) in rows.iter().take(1).flat_map(|row| advice::of_row(row, input.report)).take(MOST_ADVICE) {
         items.push(format!(
             "Try {}: {} ({}), because {}.",

@@ -3,6 +3,7 @@
 
 mod answer;
 mod configurations;
+mod edges;
 mod regimes;
 #[cfg(test)]
 mod tests;

@@ -103,6 +103,12 @@ fn a_grid_has_every_figure_and_the_answer_comes_first() {
     {
         assert!(page.contains(text) || text == "What to try", "no {text:?}");
     }
+    // The best is at the highest rate, and more sequences were better all the way.
+    assert!(
+        page.contains("Measure higher loads") && page.contains("Try max_num_seqs above 128"),
+        "{}",
+        &page[position("What to do next")..][..900]
+    );
     for outside in ["src=\"http", "href=\"http", "url(http", "@import"] {
         assert!(!page.replace(LIBRARY, "").contains(outside), "{outside}");
     }
