@@ -20,7 +20,8 @@ pub(super) fn smooth_max(a: f64, b: f64, q: f64) -> f64 {
 /// Matrix product `m × k` by `k × n`: operations with rows padded to tiles, bytes of weights, input and output, and a
 /// floor. `weight_bytes` is bytes per weight, `peak` operations per second.
 ///
-/// `((2·⌈m⌉tile·n·k / (peak·compute))^q + (bytes / (bandwidth·memory))^q)^(1/q) + floor + m·k·quantise/bandwidth`
+/// `((2·⌈m⌉tile·n·k / (peak·compute))^q + (bytes / (bandwidth·memory))^q)^(1/q) + floor + m·k·quantise/bandwidth`, at least
+/// `least`.
 pub fn gemm_secs(m: f64, n: f64, k: f64, weight_bytes: f64, peak: f64, gpu: &GpuSpec, p: &GemmParameters) -> f64 {
     if m <= 0.0 || n <= 0.0 || k <= 0.0 {
         return 0.0;
@@ -31,10 +32,12 @@ pub fn gemm_secs(m: f64, n: f64, k: f64, weight_bytes: f64, peak: f64, gpu: &Gpu
     let memory = if m <= p.small_rows { p.memory_small } else { p.memory };
     let compute = 2.0 * rows * n * k / (peak * p.compute);
     let bytes = weight_bytes * n * k + 2.0 * m * (n + k);
-    let floor_us = if m <= p.small_rows { p.floor_small_us } else { p.floor_us };
-    smooth_max(compute, bytes / (bandwidth * memory), p.exponent)
+    let is_small = m <= p.small_rows;
+    let (floor_us, least_us) = if is_small { (p.floor_small_us, p.least_small_us) } else { (p.floor_us, p.least_us) };
+    let secs = smooth_max(compute, bytes / (bandwidth * memory), p.exponent)
         + floor_us * 1e-6
-        + m * k * p.activation_bytes / bandwidth
+        + m * k * p.activation_bytes / bandwidth;
+    secs.max(least_us * 1e-6)
 }
 
 /// Attention of requests that compute one token each: the KV they read, or the operations when many query heads share

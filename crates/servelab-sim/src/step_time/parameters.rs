@@ -41,6 +41,12 @@ pub struct GemmParameters {
     pub floor_us: f64,
     /// The same with few rows.
     pub floor_small_us: f64,
+    /// No product is faster than this, however small: quantising and starting kernels that do not run back to back.
+    #[serde(default)]
+    pub least_us: f64,
+    /// The same with few rows.
+    #[serde(default)]
+    pub least_small_us: f64,
     /// How hard the maximum of compute and memory is.
     pub exponent: f64,
     /// Rows of a tile.
@@ -324,6 +330,8 @@ static PLAIN_GEMM: GemmParameters = GemmParameters {
     small_rows: 0.0,
     floor_us: 0.0,
     floor_small_us: 0.0,
+    least_us: 0.0,
+    least_small_us: 0.0,
     exponent: 4.0,
     tile_rows: 1.0,
     activation_bytes: 0.0,
