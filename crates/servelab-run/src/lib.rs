@@ -29,6 +29,7 @@ pub mod process;
 pub mod profile;
 pub mod pyliteral;
 pub mod rank;
+pub mod ray;
 pub mod ready;
 mod recorder;
 mod records;

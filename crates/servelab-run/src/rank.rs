@@ -3,7 +3,7 @@
 //! first node, nothing stays behind here.
 
 use std::io::{BufRead as _, BufReader, Read as _};
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -32,6 +32,10 @@ pub struct Rank {
     pub interface: Option<String>,
     /// The first node, for finding the way to it.
     pub toward: String,
+    /// Somebody has to listen here before the rank is started.
+    pub wait_for: Option<SocketAddr>,
+    /// A folder of this start on this node, removed at its end.
+    pub scratch: Option<PathBuf>,
 }
 
 /// How a rank ended.
@@ -54,8 +58,8 @@ pub fn run_rank(rank: Rank, control: &Arc<RunControl>) -> Result<(RankEnd, IpAdd
     let mut env: Vec<(String, String)> = env.into_iter().collect();
     env.retain(|(name, _)| name != "VLLM_HOST_IP");
     env.push(("VLLM_HOST_IP".to_owned(), address.to_string()));
-    let command = ServerCommand { argv: rank.argv, env, log: rank.log, record: rank.record, token: rank.token };
-    let mut process = ServerProcess::spawn(&command)?;
+    let own = address.to_string();
+    let argv = rank.argv.iter().map(|word| word.replace(crate::ray::OWN_ADDRESS, &own)).collect();
     // A flag of its own: the end of the input and a signal, both at once, are one wish to end and no hurry.
     let is_cut = Arc::new(AtomicBool::new(false));
     let cut = Arc::clone(&is_cut);
@@ -65,17 +69,42 @@ pub fn run_rank(rank: Rank, control: &Arc<RunControl>) -> Result<(RankEnd, IpAdd
         let _ = input.read_to_end(&mut rest);
         cut.store(true, Relaxed);
     });
+    let is_over = || control.is_stopping() || is_cut.load(Relaxed);
+    if let Some(place) = rank.wait_for {
+        // For ever: the first node knows how long, and ends this one then.
+        while TcpStream::connect_timeout(&place, Duration::from_secs(2)).is_err() {
+            if is_over() {
+                return Ok((RankEnd::Stopped, address));
+            }
+            thread::sleep(4 * POLL);
+        }
+    }
+    let command = ServerCommand { argv, env, log: rank.log, record: rank.record, token: rank.token };
+    let mut process = ServerProcess::spawn(&command)?;
+    let scratch = Scratch(rank.scratch);
     loop {
         if let Some(exit) = process.exit() {
             // What the server's main process left behind ends too.
             process.stop(GRACE)?;
+            drop(scratch);
             let status = exit.status.unwrap_or_else(|| 128 + exit.signal.unwrap_or(0));
             return Ok((RankEnd::Exited(status), address));
         }
-        if control.is_stopping() || is_cut.load(Relaxed) {
+        if is_over() {
             process.stop_unless_hurried(GRACE, &|| control.is_forced())?;
             return Ok((RankEnd::Stopped, address));
         }
         thread::sleep(POLL);
+    }
+}
+
+/// A folder that goes when its use is over.
+struct Scratch(Option<PathBuf>);
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        if let Some(folder) = &self.0 {
+            let _ = std::fs::remove_dir_all(folder);
+        }
     }
 }

@@ -206,10 +206,8 @@ struct Ended(Child);
 impl Drop for Ended {
     fn drop(&mut self) {
         if matches!(self.0.try_wait(), Ok(None)) {
-            let _ = rustix::process::kill_process(
-                rustix::process::Pid::from_child(&self.0),
-                rustix::process::Signal::TERM,
-            );
+            let _ =
+                rustix::process::kill_process(rustix::process::Pid::from_child(&self.0), rustix::process::Signal::TERM);
             let deadline = Instant::now() + Duration::from_secs(5);
             while matches!(self.0.try_wait(), Ok(None)) && Instant::now() < deadline {
                 thread::sleep(POLL);
@@ -379,7 +377,10 @@ exec sleep 60"#;
         let mut one = head(folder.path(), &[&vllm]);
         one.patience = Duration::from_millis(1500);
         let error = run_head(&one, &mut |_| ()).unwrap_err().to_string();
-        assert!(error.starts_with("Ray: after 1 s 1 of 2 nodes and 4 of 16 GPUs have joined; missing: n2; n1 has 4 GPUs"), "{error}");
+        assert!(
+            error.starts_with("Ray: after 1 s 1 of 2 nodes and 4 of 16 GPUs have joined; missing: n2; n1 has 4 GPUs"),
+            "{error}"
+        );
         assert!(!folder.path().join("ran").exists());
         let found = servelab_core::failures::scan_log_lines([("serve-0.log", error.as_str())]).unwrap();
         assert_eq!(found.code, "ray_cluster");

@@ -28,11 +28,14 @@ use crate::options::LaunchOptions;
 use crate::port::{ReservedPort, reserve_port};
 use crate::probe::{ProbeOutcome, with_settings};
 use crate::process::{ProcessError, ServerCommand, ServerProcess};
+use crate::ray;
 use crate::ready::{NotReady, Ready, ReadyCheck, wait_ready};
 use crate::recorder::Recorder;
 use crate::serverlog::{ServerLogFacts, cache_facts};
 use crate::span::{Meeting, Spread, environment_line, nodes_of, rank_arguments, remote_command, spread_of};
 
+/// How long nodes of a Ray cluster may take to join.
+const RAY_PATIENCE: Duration = Duration::from_secs(600);
 /// Starts that found their port taken before another code is reported.
 const PORT_TRIES: u32 = 3;
 const ASK_TIMEOUT: Duration = Duration::from_secs(5);
@@ -186,6 +189,9 @@ impl Launcher<'_> {
         let mut argv = planned.clone();
         if let Some(span) = &span {
             argv.extend(rank_arguments(span.spread, &planned, span.n_nodes, 0, span.meeting));
+            if span.spread == Spread::Ray {
+                argv = self.ray_head(span, role, &name, &planned);
+            }
             env.push(("VLLM_HOST_IP".to_owned(), span.meeting.address.to_string()));
         }
         argv.splice(0..0, self.options.wrapper.iter().cloned());
@@ -234,8 +240,37 @@ impl Launcher<'_> {
         let other = self.allocation.nodes.get(1).map(String::as_str);
         let meeting = Meeting { address: own_address(interface, other), port: reserved.port() };
         ports.push(reserved);
-        // A study for the simulator need not say how.
-        Ok(Some(Span { spread: spread_of(point).unwrap_or(Spread::Mp), n_nodes, meeting }))
+        // A study for the simulator need not say how, and its ranks meet without Ray.
+        let spread = match spread_of(point) {
+            Ok(Spread::Ray) | Err(_) if self.engine.is_simulated() => Spread::Mp,
+            spread => spread.unwrap_or(Spread::Mp),
+        };
+        Ok(Some(Span { spread, n_nodes, meeting }))
+    }
+
+    /// The supervisor on the first node, with the server's command line at its end.
+    fn ray_head(&self, span: &Span, role: &RolePlan, name: &str, planned: &[String]) -> Vec<String> {
+        let program = self.options.program.as_ref().map(|path| path.to_string_lossy().into_owned()).unwrap_or_default();
+        let mut words = vec![program, "ray-head".to_owned()];
+        let mut option = |name: &str, value: String| words.extend([format!("--{name}"), value]);
+        option("address", span.meeting.address.to_string());
+        option("port", span.meeting.port.to_string());
+        option("gpus", gpus_on_a_node(role).to_string());
+        option("folder", self.ray_folder(name).to_string_lossy().into_owned());
+        // Over before the start is given up on as a whole: who is missing says more.
+        let patience = (self.options.ready_timeout * 3 / 4).min(RAY_PATIENCE);
+        option("patience", patience.as_secs().max(1).to_string());
+        for node in self.allocation.nodes.iter().take(span.n_nodes) {
+            option("node", node.clone());
+        }
+        words.push("--".to_owned());
+        words.extend(planned.iter().cloned());
+        words
+    }
+
+    fn ray_folder(&self, name: &str) -> PathBuf {
+        let scratch = std::env::var_os("TMPDIR").map(PathBuf::from);
+        ray::folder_for(&format!("{}/{name}", self.job_dir.display()), scratch.as_deref())
     }
 
     /// Starts the ranks on the other nodes.
@@ -258,14 +293,29 @@ impl Launcher<'_> {
             for attempt in attempts {
                 show_log(&log, &attempt.server_log(&role.role, rank as u32));
             }
-            let mut argv = planned.to_vec();
-            argv.extend(rank_arguments(span.spread, planned, span.n_nodes, rank, span.meeting));
+            let argv = match span.spread {
+                Spread::Ray => {
+                    let engine = planned.first().map_or("", String::as_str);
+                    ray::worker_command(engine, span.meeting.address, span.meeting.port, gpus_on_a_node(role))
+                }
+                spread => {
+                    let mut argv = planned.to_vec();
+                    argv.extend(rank_arguments(spread, planned, span.n_nodes, rank, span.meeting));
+                    argv
+                }
+            };
             let record = head.record.with_extension(format!("rank-{rank}.json"));
             let (log_text, record_text) = (log.to_string_lossy(), record.to_string_lossy());
             let token = format!("{}/{rank}", head.token);
             let first = self.allocation.nodes.first().map_or("localhost", String::as_str);
             let mut options =
                 vec![("log", &*log_text), ("record", &*record_text), ("token", token.as_str()), ("toward", first)];
+            let head_at = std::net::SocketAddr::new(span.meeting.address, span.meeting.port).to_string();
+            let folder_name = head.record.file_stem().map(|stem| stem.to_string_lossy().into_owned());
+            let ray_folder = self.ray_folder(&folder_name.unwrap_or_default()).to_string_lossy().into_owned();
+            if span.spread == Spread::Ray {
+                options.extend([("wait-for", head_at.as_str()), ("scratch", ray_folder.as_str())]);
+            }
             options.extend(self.options.fabric_interface.as_deref().map(|interface| ("interface", interface)));
             let Some(command) = remote_command(&self.allocation, rank, program, &options, &argv) else { continue };
             process.add_rank(&command, &folder.join(format!("rank-{rank}.log")), &env)?;
@@ -436,6 +486,12 @@ impl PointServer {
     pub(crate) fn is_external(&self) -> bool {
         self.process.is_none()
     }
+}
+
+/// The most GPUs that one instance of a role uses on a node.
+fn gpus_on_a_node(role: &RolePlan) -> u32 {
+    let nodes = role.placement.first().map(|place| &place.node_gpus);
+    nodes.and_then(|nodes| nodes.values().map(Vec::len).max()).map_or(1, |most| most as u32)
 }
 
 /// The log lives with the job, because one server start serves many cells; each attempt shows it too.

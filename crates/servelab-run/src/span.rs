@@ -1,5 +1,6 @@
 //! Servers that span nodes: what each rank is told beside the planned command line, and how it is started where it belongs.
-//! vLLM's own ways only: `mp` (tensor and pipeline parallel over nodes) and `dp-rpc` (data-parallel ranks).
+//! vLLM's own ways, `mp` (tensor and pipeline parallel over nodes) and `dp-rpc` (data-parallel ranks), and Ray, whose workers
+//! take the ranks' place (`ray`).
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -17,6 +18,8 @@ pub enum Spread {
     Mp,
     /// `--data-parallel-address`, `--data-parallel-rpc-port`, `--data-parallel-start-rank`.
     DpRpc,
+    /// One command line on the first node; Ray starts the rest.
+    Ray,
 }
 
 /// Nodes that one instance of a role spans.
@@ -29,8 +32,11 @@ pub fn spread_of(point: &PlannedPoint) -> Result<Spread, String> {
     match point.config.pointer("/deploy/launch").and_then(serde_json::Value::as_str) {
         Some("mp") => Ok(Spread::Mp),
         Some("dp-rpc") => Ok(Spread::DpRpc),
-        Some(other) => Err(format!("it spans nodes by `launch: {other}`; this version starts `mp` and `dp-rpc`")),
-        None => Err("it spans nodes and does not say how; write `deploy: {launch: mp}` or `dp-rpc`".to_owned()),
+        Some("ray") => Ok(Spread::Ray),
+        Some(other) => {
+            Err(format!("it spans nodes by `launch: {other}`; this version starts `mp`, `dp-rpc` and `ray`"))
+        }
+        None => Err("it spans nodes and does not say how; write `deploy: {launch: mp}`, `dp-rpc` or `ray`".to_owned()),
     }
 }
 
@@ -46,6 +52,10 @@ pub struct Meeting {
 /// What a rank is told beside the planned command line.
 pub fn rank_arguments(spread: Spread, argv: &[String], n_nodes: usize, rank: usize, meeting: Meeting) -> Vec<String> {
     let mut words: Vec<String> = Vec::new();
+    if spread == Spread::Ray {
+        // Its workers are told nothing of the server.
+        return words;
+    }
     let mut push = |parts: &[&str]| words.extend(parts.iter().map(|part| (*part).to_owned()));
     let value_of = |flag: &str| {
         let at = argv.iter().position(|word| word == flag)?;
@@ -53,6 +63,7 @@ pub fn rank_arguments(spread: Spread, argv: &[String], n_nodes: usize, rank: usi
     };
     let (address, port) = (meeting.address.to_string(), meeting.port.to_string());
     match spread {
+        Spread::Ray => {}
         Spread::Mp => {
             if value_of("--nnodes").is_none() {
                 push(&["--nnodes", &n_nodes.to_string()]);

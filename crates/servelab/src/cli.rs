@@ -66,6 +66,9 @@ pub(crate) enum Command {
     /// Run one rank of a server that spans nodes
     #[command(hide = true)]
     Rank(commands::rank::RankArgs),
+    /// Start Ray's head, wait for its nodes, then start a server
+    #[command(hide = true)]
+    RayHead(commands::ray_head::RayHeadArgs),
     /// Read profiler traces: summary, metrics
     Trace(commands::trace::TraceArgs),
     /// Check this machine and the site behind it
@@ -209,6 +212,7 @@ fn dispatch(command: Command, ui: Ui) -> Result<ExitCode, CommandError> {
         Command::Sim(args) => commands::sim::sim(args, ui),
         Command::Router(args) => commands::router::router(args, ui),
         Command::Rank(args) => commands::rank::rank(args, ui),
+        Command::RayHead(args) => commands::ray_head::ray_head(args, ui),
         Command::Trace(args) => commands::trace::trace(&args, ui),
         Command::Doctor(args) => commands::doctor::doctor(&args, ui),
         Command::Explain(args) => commands::explain::explain(&args, ui),

@@ -23,6 +23,9 @@ pub(crate) struct ClusterArgs {
     /// Jobs
     #[arg(long, default_value_t = 1000)]
     jobs: u32,
+    /// As arrays: one call of `sbatch` for many
+    #[arg(long)]
+    arrays: bool,
 }
 
 /// Submits held jobs, asks three times, cancels them.
@@ -43,7 +46,10 @@ pub(crate) fn cluster(root: &Path, args: &ClusterArgs) -> Result<(), Box<dyn Err
     let _ = writeln!(study, "{}]}}, label: \"seqs_{{max_num_seqs}}\"}}", seqs.join(", "));
     std::fs::write(folder.path().join("study.yaml"), study)?;
     let site = std::fs::read_to_string(root.join("examples/sites/slurm-test.yaml"))?;
-    std::fs::write(folder.path().join("site.yaml"), format!("{site}extra_directives: [\"--hold\"]\n"))?;
+    std::fs::write(
+        folder.path().join("site.yaml"),
+        format!("{site}arrays: {}\nextra_directives: [\"--hold\"]\n", args.arrays),
+    )?;
     let call = |words: &[&str]| -> Result<(Output, f64), Box<dyn Error>> {
         let began = Instant::now();
         let out = Command::new(&program)

@@ -21,7 +21,8 @@ use crate::observe::SkippedCell;
 use crate::resume::{Decision, RetryPolicy, decide};
 use crate::schedule::{Ordering, starts};
 use crate::script::{
-    JOB_SCRIPT, JobScript, Launch, Member, ScriptError, array_script, extension, file_name, job_script, launch_all,
+    Experiment, JOB_SCRIPT, JobScript, Launch, Member, ScriptError, array_script, exp_runner, extension, file_name,
+    job_script, launch_all, variable,
 };
 
 /// What may be spent.
@@ -261,7 +262,7 @@ pub fn prepare(preparation: &Preparation<'_>, requests: &[JobRequest]) -> Result
     for draft in &drafts {
         let job_dir = root.job_dir(&draft.intent.job)?;
         write_json(&job_dir.join("intent.json"), &draft.intent)?;
-        if draft.intent.array.is_some() {
+        if draft.intent.array.is_some() || preparation.site.scheduler == Scheduler::Pbs {
             write_atomic(&job_dir.join(JOB_SCRIPT), draft.text.as_bytes())?;
         }
         let script = folder.join(&draft.intent.script);
@@ -269,7 +270,8 @@ pub fn prepare(preparation: &Preparation<'_>, requests: &[JobRequest]) -> Result
         make_executable(&script);
         prepared.push(PreparedJob { intent: draft.intent.clone(), script });
     }
-    for (name, text) in &arrays {
+    let runner = if preparation.site.scheduler == Scheduler::Pbs { runner(preparation, &drafts)? } else { None };
+    for (name, text) in arrays.iter().chain(&runner) {
         let script = folder.join(name);
         write_atomic(&script, text.as_bytes())?;
         make_executable(&script);
@@ -287,6 +289,8 @@ struct Draft<'a> {
     text: String,
     avoid: Vec<String>,
     enforce_eager: bool,
+    /// Settings as variables, for `exp_runner.pbs`.
+    settings: Vec<(String, String)>,
 }
 
 /// What a job's script is made from.
@@ -364,7 +368,7 @@ fn draft<'a>(
     let avoid = failed_nodes(preparation.known, &request.point.id, request.block);
     let parts = parts(preparation, &intent.job)?;
     let text = job_script(&script(preparation, &intent, name, &parts, &avoid))?;
-    Ok(Draft { intent, name, text, avoid, enforce_eager: eager(&request.point) })
+    Ok(Draft { intent, name, text, avoid, enforce_eager: eager(&request.point), settings: settings(&request.point) })
 }
 
 /// Puts jobs that ask for the same into arrays, and gives the arrays' scripts. A single job needs none.
@@ -395,6 +399,38 @@ fn arrays(preparation: &Preparation<'_>, drafts: &mut [Draft<'_>]) -> Result<Vec
         }
     }
     Ok(scripts)
+}
+
+/// `exp_runner.pbs` asks for what most experiments ask for; it names the scripts of the others.
+fn runner(preparation: &Preparation<'_>, drafts: &[Draft<'_>]) -> Result<Option<(String, String)>, JobPlanError> {
+    let asks = |draft: &Draft<'_>| (draft.intent.nodes, draft.intent.gpus_per_node);
+    let mut counts: BTreeMap<(u32, u32), usize> = BTreeMap::new();
+    for draft in drafts {
+        *counts.entry(asks(draft)).or_default() += 1;
+    }
+    let usual = counts.into_iter().max_by_key(|(_, n)| *n).map(|(asks, _)| asks);
+    let Some(head) = drafts.iter().find(|draft| Some(asks(draft)) == usual) else { return Ok(None) };
+    let parts = parts(preparation, &head.intent.job)?;
+    let experiments: Vec<Experiment<'_>> = drafts
+        .iter()
+        .map(|draft| Experiment {
+            name: draft.name,
+            job: &draft.intent.job,
+            script: &draft.intent.script,
+            asks: asks(draft),
+            settings: draft.settings.clone(),
+        })
+        .collect();
+    let job = script(preparation, &head.intent, head.name, &parts, &[]);
+    Ok(Some(("exp_runner.pbs".to_owned(), exp_runner(&job, asks(head), &experiments)?)))
+}
+
+/// The point's own settings and `enforce_eager`, as variables.
+fn settings(point: &PlannedPoint) -> Vec<(String, String)> {
+    let mut settings: BTreeMap<String, String> =
+        point.factors.iter().filter_map(|(key, value)| variable(key, value)).collect();
+    settings.entry("ENFORCE_EAGER".to_owned()).or_insert_with(|| if eager(point) { "yes" } else { "no" }.to_owned());
+    settings.into_iter().collect()
 }
 
 fn write_launch_all(preparation: &Preparation<'_>, folder: &Path, drafts: &[Draft<'_>]) -> Result<(), StoreError> {

@@ -121,7 +121,16 @@ pub(super) fn slurm(out: &mut String, job: &JobScript<'_>, array: Option<ArrayLi
     Ok(())
 }
 
-pub(super) fn pbs(out: &mut String, job: &JobScript<'_>) -> Result<(), ScriptError> {
+/// For whom the lines are.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Naming {
+    /// One job.
+    Job,
+    /// Any experiment of the study: which one is told when it is submitted.
+    Runner,
+}
+
+pub(super) fn pbs(out: &mut String, job: &JobScript<'_>, naming: Naming) -> Result<(), ScriptError> {
     let site = job.site;
     for (key, is_set, instead) in [
         ("partition", site.partition.is_some(), "write `queue: …`"),
@@ -134,7 +143,7 @@ pub(super) fn pbs(out: &mut String, job: &JobScript<'_>) -> Result<(), ScriptErr
     let mut line = |text: String| {
         let _ = writeln!(out, "#PBS {text}");
     };
-    line(format!("-N {}", name_of(job)));
+    line(format!("-N {}", if naming == Naming::Runner { file_name(job.study) } else { name_of(job) }));
     if let Some(queue) = site.queue.as_ref().or(site.reservation.as_ref()) {
         line(format!("-q {}", value("queue", queue)?));
     }
@@ -167,7 +176,9 @@ pub(super) fn pbs(out: &mut String, job: &JobScript<'_>) -> Result<(), ScriptErr
     line("-j oe".to_owned());
     let logs = safe::comment(&job.logs.to_string_lossy());
     line(format!("-o {}", value("root", &logs)?));
-    line(format!("-v {JOB_VARIABLE}={},EXP_NAME={}", job.job, job.name));
+    if naming == Naming::Job {
+        line(format!("-v {JOB_VARIABLE}={},EXP_NAME={}", job.job, job.name));
+    }
     for text in &site.extra_directives {
         line(text.clone());
     }

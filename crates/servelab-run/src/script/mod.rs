@@ -5,6 +5,7 @@
 mod array;
 mod directives;
 mod launch_all;
+mod runner;
 mod safe;
 #[cfg(test)]
 mod tests;
@@ -19,6 +20,7 @@ use crate::glibc::Glibc;
 use crate::launch::quote;
 pub use array::{JOB_SCRIPT, Member, array_script};
 pub use launch_all::{Launch, launch_all};
+pub use runner::{Experiment, exp_runner, variable};
 pub use safe::{ScriptError, file_name};
 
 /// One job as a script needs to know it.
@@ -85,7 +87,7 @@ pub fn job_script(job: &JobScript<'_>) -> Result<String, ScriptError> {
             let instead = "leave it out: jobs are handed over one by one";
             return Err(ScriptError::NotForThis { key: "arrays", scheduler: "this scheduler", instead });
         }
-        Scheduler::Pbs => directives::pbs(&mut out, job)?,
+        Scheduler::Pbs => directives::pbs(&mut out, job, directives::Naming::Job)?,
         Scheduler::Local => {}
     }
     // Neither `set -e` nor `set -u`: environment scripts stumble over them, and whatever fails, the run must get to

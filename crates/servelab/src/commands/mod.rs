@@ -19,6 +19,7 @@ pub(crate) mod predict;
 pub(crate) mod profiles;
 pub(crate) mod progress;
 pub(crate) mod rank;
+pub(crate) mod ray_head;
 pub(crate) mod report;
 mod report_page;
 pub(crate) mod router;

@@ -29,17 +29,23 @@ pub(crate) struct RankArgs {
     /// The first node
     #[arg(long)]
     toward: String,
+    /// Wait until somebody listens here
+    #[arg(long)]
+    wait_for: Option<std::net::SocketAddr>,
+    /// Folder of this start on this node, removed at its end
+    #[arg(long)]
+    scratch: Option<PathBuf>,
     /// The server's command line
     #[arg(last = true, required = true)]
     argv: Vec<String>,
 }
 
 pub(crate) fn rank(args: RankArgs, ui: Ui) -> Result<ExitCode, CommandError> {
-    let RankArgs { log, record, token, interface, toward, argv } = args;
+    let RankArgs { log, record, token, interface, toward, wait_for, scratch, argv } = args;
     let control = Arc::new(RunControl::new());
     let _signals = SignalGuard::install(Arc::clone(&control))
         .map_err(|error| CommandError::failed(format!("cannot watch for signals: {error}")))?;
-    let rank = Rank { argv, log, record, token, interface, toward };
+    let rank = Rank { argv, log, record, token, interface, toward, wait_for, scratch };
     let (end, address) = run_rank(rank, &control).map_err(|error| CommandError::failed(format!("cannot {error}")))?;
     match end {
         RankEnd::Stopped => Ok(ExitCode::SUCCESS),

@@ -195,6 +195,37 @@ fn pbs_scripts_by_hand() {
     assert_eq!(pbs.n_jobs(), 4);
 }
 
+/// One script for every experiment, chosen by name, as PBS users write it; a value that contradicts the study is refused.
+#[test]
+fn pbs_one_runner_for_every_experiment() {
+    let pbs = FakePbs::new();
+    let park = pbs_park(&pbs);
+    let lab = Lab::new(&park, &brisk(2, 1, 1));
+    lab.run("submit --dry-run").expect(0);
+    let scripts = lab.place.path().join("out/studies/brisk/scripts");
+    let qsub = |variables: &str| {
+        let mut command = Command::new("qsub");
+        command.args(["-v", variables, "exp_runner.pbs"]).current_dir(&scripts);
+        command.env("SERVELAB_TEST_MARK", lab.place.mark()).envs(park.env.iter().cloned());
+        assert!(command.status().unwrap().success(), "{variables}");
+    };
+    let text = lab.place.read("out/studies/brisk/scripts/exp_runner.pbs");
+    let name = text.lines().find_map(|line| line.split_once(") same ")).unwrap().0;
+    qsub(&format!("EXP_NAME={name},ENFORCE_EAGER=no"));
+    qsub(&format!("EXP_NAME={name},ENFORCE_EAGER=yes"));
+    qsub("EXP_NAME=nothing");
+    lab.until("the one job", |jobs| jobs.iter().any(|job| job == "finished"));
+    let says = |number: u32| std::fs::read_to_string(pbs.job_dir(number).join("out")).unwrap_or_default();
+    poll("what the others say", Deadline::in_s(PATIENCE_S), || {
+        let are_told =
+            says(1).contains("ENFORCE_EAGER=no in the study, not yes") && says(2).contains("there is no experiment");
+        are_told.then_some(())
+    });
+    let measured = lab.place.states("out").values().filter(|(state, _)| state == "done" || state == "invalid").count();
+    assert_eq!(measured, 1, "{}", lab.logs());
+    lab.place.wait_until_quiet();
+}
+
 #[test]
 fn pbs_what_it_says_is_shown() {
     let pbs = FakePbs::new();

@@ -200,6 +200,50 @@ fn unix_s() -> u64 {
     std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs()
 }
 
+/// Somebody with a higher priority takes the nodes away.
+#[test]
+fn a_job_that_is_preempted() {
+    let Some(slurm) = Slurm::alone() else { return };
+    assert!(slurm.call("sinfo -h -o %P").contains("urgent"), "this Slurm was started by an older script");
+    let lab = Lab::new(&slurm.park, &long_cell());
+    slurm.in_the_middle(&lab);
+    let urgent = slurm.call("sbatch --parsable -p urgent -N2 --exclusive --output=/dev/null --wrap true");
+    lab.until("the end of the job", |jobs| jobs == ["preempted"]);
+    assert_eq!(lab.cells(), BTreeMap::from([("cancelled".to_owned(), 1)]), "{}", lab.logs());
+    poll("the end of the other job", Deadline::in_s(PATIENCE_S), || {
+        (slurm.call(&format!("squeue -h -t all -j {urgent} -o %T")) == "COMPLETED").then_some(())
+    });
+    lab.run("submit --wait").expect(0);
+    lab.all_measured_once(1);
+    assert_eq!(lab.jobs(), ["preempted", "finished"]);
+    lab.place.wait_until_quiet();
+}
+
+#[test]
+fn a_drained_node_is_passed_over() {
+    let Some(slurm) = Slurm::alone() else { return };
+    slurm.call("scontrol update NodeName=node1 State=DRAIN Reason=test");
+    let lab = Lab::new(&slurm.park, &brisk(1, 1, 1));
+    let mut words = lab.place.servelab("doctor --site site.yaml");
+    for (name, value) in &slurm.park.env {
+        words = words.env(name, value);
+    }
+    let doctor = words.run();
+    let out = lab.run("submit --wait");
+    slurm.call("scontrol update NodeName=node1 State=RESUME");
+    out.expect(0);
+    lab.all_measured_once(1);
+    assert!(doctor.stdout.contains("node1 (drained, test)"), "{}", doctor.stdout);
+    let host = lab
+        .place
+        .list("out/jobs")
+        .iter()
+        .map(|job| lab.place.read(&format!("out/jobs/{job}/scheduler.jsonl")))
+        .collect::<String>();
+    assert!(host.contains("\"host\":\"node2\""), "{host}");
+    lab.place.wait_until_quiet();
+}
+
 #[test]
 fn a_job_that_is_requeued() {
     let Some(slurm) = Slurm::wanted() else { return };
@@ -345,6 +389,83 @@ fn a_server_on_two_nodes() {
     assert!(lab.place.read(&format!("{logs}/serve-1.log")).contains("headless"));
     lab.until("the end of the job", |jobs| jobs == ["finished"]);
     lab.all_measured_once(1);
+    lab.place.wait_until_quiet();
+}
+
+/// An engine's folder with stand-ins for `vllm`, `ray` and `python3`: what the product says to them, and when, is what counts.
+fn ray_engine(lab: &Lab<'_>) -> PathBuf {
+    let servelab = env!("CARGO_BIN_EXE_servelab");
+    let words = "for word; do case $word in --node-ip-address=*) ip=${word#*=};; --num-gpus=*) gpus=${word#*=};; \
+                 --port=*) port=${word#*=};; esac; done\n";
+    let joined = "joined=$(dirname \"$0\")/joined\nmkdir -p \"$joined\"\n";
+    let programs = [
+        (
+            "ray",
+            // The head must listen where workers look for it.
+            format!(
+                "{words}{joined}[ ! -e \"$(dirname \"$0\")/lost-$(hostname)\" ] || exec sleep 600\n\
+                 echo \"{{\\\"ip\\\": \\\"$ip\\\", \\\"name\\\": \\\"$(hostname)\\\", \\\"gpus\\\": $gpus}}\" >\"$joined/$ip\"\n\
+                 [ -z \"$port\" ] || exec {servelab} sim --model head --gpu H100-SXM5-80GB --listen \"$ip:$port\"\n\
+                 exec sleep 600\n"
+            ),
+        ),
+        (
+            "python3",
+            format!(
+                "{joined}while sleep 0.3; do echo \"{{\\\"nodes\\\": [$(cat \"$joined\"/* 2>/dev/null | paste -sd, -)]}}\"; done\n"
+            ),
+        ),
+        (
+            "vllm",
+            format!(
+                "shift; model=$1; shift\nwhile [ $# -gt 0 ]; do case $1 in --host) shift;; --port) port=$2; shift;; \
+                 *) rest=\"$rest $1\";; esac; shift; done\necho \"cluster $RAY_ADDRESS\"\n\
+                 exec {servelab} sim --model \"$model\" --gpu H100-SXM5-80GB --listen 127.0.0.1:$port $rest\n"
+            ),
+        ),
+    ];
+    for (name, script) in programs {
+        let path = lab.place.write(&format!("engine/{name}"), &format!("#!/bin/sh\n{script}"));
+        let mut mode = std::fs::metadata(&path).unwrap().permissions();
+        std::os::unix::fs::PermissionsExt::set_mode(&mut mode, 0o755);
+        std::fs::set_permissions(&path, mode).unwrap();
+    }
+    lab.place.path().join("engine")
+}
+
+#[test]
+fn a_server_on_two_nodes_by_ray() {
+    let Some(slurm) = Slurm::wanted() else { return };
+    let lab = Lab::new(&slurm.park, "");
+    let engine = ray_engine(&lab);
+    let study = TWO_NODES
+        .replace("launch: mp", "launch: ray")
+        .replace("kind: sim", &format!("kind: vllm, start_timeout_s: 120, bin: {}/vllm", engine.display()));
+    lab.place.write("study.yaml", &study);
+    // First with a node whose worker never joins: it is named. Which of the two is first is Slurm's to say.
+    let nodes = ["node1", "node2"].map(|node| lab.place.write(&format!("engine/lost-{node}"), ""));
+    let has_own_names = slurm.call("srun -N1 -w node2 hostname") == "node2";
+    if has_own_names {
+        std::fs::remove_file(&nodes[0]).unwrap();
+        lab.run("submit --set engine.start_timeout_s=24").expect(0);
+        lab.until("the end of the job", |jobs| jobs == ["finished"]);
+        let status = lab.status();
+        let line = text(&status, "failures.0.line");
+        assert!(text(&status, "failures.0.code") == "ray_cluster" && line.contains("missing: node2"), "{status}");
+        lab.place.wait_until_quiet();
+    }
+    for node in nodes {
+        let _ = std::fs::remove_file(node);
+    }
+    let _ = std::fs::remove_dir_all(engine.join("joined"));
+    lab.run("submit --wait --retry ray_cluster").expect(0);
+    let cell = lab.place.list("out/cells").into_iter().last().unwrap();
+    let attempt = lab.place.attempts("out", &cell).pop().unwrap();
+    let log = lab.place.read(&format!("out/cells/{cell}/{attempt}/server/serve-0.log"));
+    if has_own_names {
+        assert!(log.contains("Ray: 2 of 2 nodes and 16 of 16 GPUs have joined"), "{log}");
+    }
+    assert!(log.contains("cluster ") && !log.contains("cluster \n"), "{log}");
     lab.place.wait_until_quiet();
 }
 
