@@ -109,15 +109,12 @@ pub fn folder_for(token: &str, scratch: Option<&Path>) -> PathBuf {
 pub fn worker_command(engine: &str, head: IpAddr, port: u16, gpus_per_node: u32) -> Vec<String> {
     let ray = beside(engine, &["ray"]).map_or_else(|| "ray".to_owned(), |path| path.to_string_lossy().into_owned());
     let mut words = vec![ray, "start".to_owned(), format!("--address={}", place(head, port))];
-    words.extend(
-        [
-            format!("--node-ip-address={OWN_ADDRESS}"),
-            format!("--num-gpus={gpus_per_node}"),
-            "--disable-usage-stats".to_owned(),
-            "--block".to_owned(),
-        ]
-        .into_iter(),
-    );
+    words.extend([
+        format!("--node-ip-address={OWN_ADDRESS}"),
+        format!("--num-gpus={gpus_per_node}"),
+        "--disable-usage-stats".to_owned(),
+        "--block".to_owned(),
+    ]);
     words
 }
 
