@@ -91,7 +91,7 @@ fn measured(binary: &Path, folder: &Path, args: &ReportBenchArgs) -> Result<(), 
     std::fs::create_dir_all(folder)?;
     let (study_file, results) = (folder.join("study.yaml"), folder.join("out"));
     std::fs::write(&study_file, study(args.cells))?;
-    measure(Command::new(binary).args(["plan", "--quiet", "--root"]).arg(&results).arg(&study_file))?;
+    measure(Command::new(binary).args(["plan", "--write", "--quiet", "--root"]).arg(&results).arg(&study_file))?;
     let root = Root::open(&results)?;
     let plan = root.load_plan("many")?;
     let attempts: Vec<PathBuf> = plan

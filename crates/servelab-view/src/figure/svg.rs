@@ -323,7 +323,20 @@ fn stairs(places: &[(f64, f64)]) -> Vec<(f64, f64)> {
     out
 }
 
+/// Bytes that all names begin with, up to a sign between words: they say nothing in a legend.
+fn shared(names: &[&str]) -> usize {
+    let (Some(first), true) = (names.first(), names.len() > 1) else { return 0 };
+    let is_same =
+        |length: &usize| names.iter().all(|name| name.as_bytes().get(*length) == first.as_bytes().get(*length));
+    let length = (0..first.len()).take_while(is_same).count();
+    let head = first.as_bytes().get(..length).unwrap_or_default();
+    let cut = head.iter().rposition(|byte| matches!(byte, b'_' | b'-' | b'/')).map_or(0, |idx| idx + 1);
+    if cut >= 8 { cut } else { 0 }
+}
+
 fn legend(svg: &mut Svg, figure: &Figure, series: &[&Series], left: f64) {
+    let names: Vec<&str> = series.iter().map(|series| series.name.as_str()).collect();
+    let skip = shared(&names);
     for (idx, series) in series.iter().take(MOST_LEGEND).enumerate() {
         let at = TOP + 10.0 + idx as f64 * 20.0;
         let colour = colour(series.hue);
@@ -332,7 +345,7 @@ fn legend(svg: &mut Svg, figure: &Figure, series: &[&Series], left: f64) {
         } else {
             svg.path(&[(left - 7.0, at), (left + 7.0, at)], colour);
         }
-        let name: String = series.name.chars().take(30).collect();
+        let name: String = series.name.get(skip..).unwrap_or(&series.name).chars().take(30).collect();
         svg.text((left + 14.0, at + 4.0), 11.0, Anchor::Start, &name);
     }
     let rest = figure.series.len().saturating_sub(series.len().min(MOST_LEGEND));
@@ -358,6 +371,13 @@ fn field_colour(share: f64) -> String {
 #[cfg(test)]
 mod unit {
     use super::*;
+
+    #[test]
+    fn names_without_what_they_share() {
+        assert_eq!(shared(&["model_itl5000_4xtp2", "model_itl5000_2xtp2-1xtp2"]), "model_itl5000_".len());
+        assert_eq!((shared(&["seqs_4", "seqs_16"]), shared(&["alone_in_the_world"]), shared(&[])), (0, 0, 0));
+        assert_eq!(shared(&["größer_ä_1", "größer_ö_1"]), "größer_".len());
+    }
 
     #[test]
     fn ticks() {

@@ -88,6 +88,7 @@ fn one(out: &mut String, input: &PageInput<'_>, answer: &Best) {
         let items: String = found.iter().map(|item| format!("<li>{}</li>", escape(item))).collect();
         let _ = writeln!(out, "<ul class=\"details\">{items}</ul>");
     }
+    sizes(out, input, answer);
     next(out, input, answer, &rows);
     out.push_str("</article>\n");
 }
@@ -196,20 +197,24 @@ fn hours_or_number(x: f64) -> String {
 fn next(out: &mut String, input: &PageInput<'_>, answer: &Best, rows: &[&ResultRow]) {
     let mut items: Vec<String> = Vec::new();
     let several = input.best.iter().filter(|best| !best.entries.is_empty()).count() > 1;
-    let which = if several { format!(" --workload {}", answer.workload) } else { String::new() };
-    let command =
-        |words: &str| format!("<code>servelab best {}{}{words}</code>", escape(input.study_file), escape(&which));
+    let which = if several { format!(" --workload {}", quoted(&answer.workload)) } else { String::new() };
     if let Some(n) = answer.repeats_to_settle {
         items.push(format!(
             "Measure {} of the best two: that many would settle a difference of this size.",
             plural(n, "repeat")
         ));
     }
-    items.push(format!(
-        "Validate it with at least 1,000 requests and 3 repeats: {}",
-        command(" --emit study &gt; validate.yaml")
-    ));
-    items.push(format!("Serve it: {}", command(" --emit vllm-command")));
+    if let Some(file) = input.study_file {
+        let command =
+            |words: &str| format!("<code>servelab best {}{}{words}</code>", escape(&quoted(file)), escape(&which));
+        items.push(format!(
+            "Validate it with at least 1,000 requests and 3 repeats: {}",
+            command(" --emit study &gt; validate.yaml")
+        ));
+        items.push(format!("Serve it: {}", command(" --emit vllm-command")));
+    } else {
+        items.push("Validate it with at least 1,000 requests and 3 repeats.".to_owned());
+    }
     if let Some(best) = answer.entries.first() {
         items.extend(
             super::edges::beyond(input.report, &answer.workload, &best.group).iter().map(|words| escape(words)),
@@ -226,6 +231,40 @@ fn next(out: &mut String, input: &PageInput<'_>, answer: &Best, rows: &[&ResultR
     }
     let items: String = items.iter().map(|item| format!("<li>{item}</li>\n")).collect();
     let _ = writeln!(out, "<h3>What to do next</h3>\n<ol class=\"next\">\n{items}</ol>");
+}
+
+/// A word for a shell.
+fn quoted(word: &str) -> String {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "._-/=:,+@".contains(c);
+    if !word.is_empty() && word.chars().all(is_plain) {
+        word.to_owned()
+    } else {
+        format!("'{}'", word.replace('\'', "'\\''"))
+    }
+}
+
+/// A winner may only be larger: said where deployments differ in size and the objective does not allow for it.
+fn sizes(out: &mut String, input: &PageInput<'_>, answer: &Best) {
+    let source = input.report.objective.source();
+    if source.contains("gpus") || !(source.starts_with("throughput") || source.starts_with("goodput")) {
+        return;
+    }
+    let sizes = || {
+        answer.entries.iter().filter_map(|entry| {
+            let point = input.report.plan.points.iter().find(|point| point.id == entry.group.point)?;
+            Some(point.gpus).filter(|gpus| *gpus > 0)
+        })
+    };
+    if let (Some(least), Some(most)) = (sizes().min(), sizes().max())
+        && least < most
+    {
+        let _ = writeln!(
+            out,
+            "<p class=\"warn\">The deployments that were compared have {least} to {most} GPUs, and this is the best of them as a whole. Per GPU: \
+             <code>servelab report … --objective '{} / gpus'</code>; the figures below can show both.</p>",
+            escape(source)
+        );
+    }
 }
 
 /// How many cells carry which doubt, before anybody reads a number.

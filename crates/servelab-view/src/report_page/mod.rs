@@ -33,8 +33,8 @@ pub struct PageInput<'a> {
     pub figures: &'a [Figure],
     /// Further sections, as plain text.
     pub further: &'a [String],
-    /// The study's file as it was named, for commands to copy.
-    pub study_file: &'a str,
+    /// The study's file as it was named, for commands to copy; `None` where the results are not the study's own.
+    pub study_file: Option<&'a str>,
 }
 
 /// Sets of figures: name, heading, words under it.

@@ -126,6 +126,15 @@
     return lines.join("<br>");
   };
 
+  // What all names begin with says nothing in a legend.
+  const shared = (names) => {
+    if (names.length < 2) return 0;
+    let length = 0;
+    while (length < names[0].length && names.every((name) => name[length] === names[0][length])) length++;
+    const cut = length === 0 ? 0 : Math.max(...["_", "-", "/"].map((sign) => names[0].lastIndexOf(sign, length - 1))) + 1;
+    return cut >= 8 ? cut : 0;
+  };
+
   const optionOf = (figure, small) => {
     const chosen = selects(figure).filter((series) => series.x.length > 0);
     const entries = chosen.map((series) => ({ series, colour: colour(series.hue), values: valuesOf(figure, series) }));
@@ -176,6 +185,8 @@
       series.push({ type: "line", data: [], color: css("--bad"), markLine: { symbol: "none", silent: true, lineStyle: { color: css("--bad"), type: "dashed", width: 1.5 },
         label: { formatter: limit.text, color: css("--bad"), position: "insideEndTop" }, data: [limit.on_x ? { xAxis: limit.value } : { yAxis: limit.value }] } });
     }
+    const skip = shared(entries.map((entry) => entry.series.name));
+    const own = new Set(entries.map((entry) => entry.series.name));
     const selected = {};
     if (figure.shown < legend.length) legend.forEach((name, i) => { selected[name] = i < figure.shown; });
     const withLegend = kind !== "heat" && kind !== "intervals" && legend.length > 1;
@@ -197,7 +208,7 @@
         feature: { dataZoom: { title: { zoom: "zoom into a box", back: "zoom back" }, filterMode: "none" }, restore: { title: "start again" }, saveAsImage: { title: "save picture", name: figure.id, backgroundColor: css("--ground") } } },
     };
     if (withLegend) {
-      option.legend = { type: "scroll", data: legend, selected, orient: side ? "vertical" : "horizontal", right: side ? 6 : undefined, width: side ? 268 : undefined,
+      option.legend = { type: "scroll", data: legend, selected, formatter: (name) => (skip && own.has(name) ? `…${name.slice(skip)}` : name), orient: side ? "vertical" : "horizontal", right: side ? 6 : undefined, width: side ? 268 : undefined,
         top: side ? 40 : undefined, bottom: side ? 20 : 4, textStyle: { color: css("--ink"), width: 225, overflow: "truncate" }, pageTextStyle: { color: css("--soft") },
         pageIconColor: css("--accent"), inactiveColor: "#8f99a3", tooltip: { show: true } };
     }

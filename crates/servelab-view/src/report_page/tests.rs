@@ -50,7 +50,7 @@ fn page(study: &Study, plan: &servelab_core::plan::Plan, rows: &[ResultRow]) -> 
         best: &answers,
         figures: &figures,
         further: &further,
-        study_file: "my study.yaml",
+        study_file: Some("my study.yaml"),
     });
     (page, figures)
 }
@@ -98,9 +98,14 @@ fn a_grid_has_every_figure_and_the_answer_comes_first() {
     let position = |text: &str| page.find(text).unwrap_or_else(|| panic!("no {text:?}"));
     assert!(position("class=\"headline\"") < position("id=\"trade\""));
     assert!(position("What to do next") < position("id=\"ranking\""));
-    for text in
-        ["GPU-hours</span>", "Who wins where", "servelab best my study.yaml", "What to try", "a &lt; b", "max_num_seqs"]
-    {
+    for text in [
+        "GPU-hours</span>",
+        "Who wins where",
+        "servelab best &#39;my study.yaml&#39;",
+        "What to try",
+        "a &lt; b",
+        "max_num_seqs",
+    ] {
         assert!(page.contains(text) || text == "What to try", "no {text:?}");
     }
     // The best is at the highest rate, and more sequences were better all the way.

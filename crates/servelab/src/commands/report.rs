@@ -122,7 +122,7 @@ pub(crate) fn report(args: &ReportArgs, ui: Ui) -> Result<ExitCode, CommandError
         beside::add_columns(&mut table, &rows, &cells);
     }
     let text = with_sections(report_txt(&report_input), &extra.text);
-    let written = write(&root, &report_input, &table, &text, &extra, &input.file, args.out.as_deref())?;
+    let written = write(&root, &report_input, &table, &text, &extra, Some(&input.file), args.out.as_deref())?;
     let folder = written.folder;
     for problem in &written.problems {
         ui.always(&format!("warning: {problem}"));
@@ -189,7 +189,7 @@ fn compare_dirs(
     let text = with_sections(report_txt(&report_input), &extra.text);
     let table = results_table(&rows, args.enrich_configs);
     let root = Root::open_or_create(&args.study.root)?;
-    let written = write(&root, &report_input, &table, &text, &extra, &input.file, args.out.as_deref())?;
+    let written = write(&root, &report_input, &table, &text, &extra, None, args.out.as_deref())?;
     if args.json {
         let json = serde_json::json!({
             "schema": 1, "study": plan.study, "folder": written.folder, "rows": table.to_json_rows(),
@@ -230,7 +230,7 @@ pub(crate) fn write_default(
     let text = with_sections(report_txt(&report_input), &extra.text);
     let mut table = results_table(&rows, false);
     traces.add_columns(&mut table, &rows);
-    let written = write(root, &report_input, &table, &text, &extra, &input.file, None)?;
+    let written = write(root, &report_input, &table, &text, &extra, Some(&input.file), None)?;
     Ok(Some((written.folder, answer_txt(&report_input, width))))
 }
 
@@ -254,7 +254,7 @@ fn write(
     table: &Table,
     text: &str,
     extra: &Extra,
-    study_file: &Path,
+    study_file: Option<&Path>,
     out: Option<&Path>,
 ) -> Result<Written, CommandError> {
     let csv = table.to_csv();

@@ -31,7 +31,7 @@ pub(crate) fn make(
     report: &ReportInput<'_>,
     predicted: &[PredictedPair],
     further: &[String],
-    study_file: &Path,
+    study_file: Option<&Path>,
 ) -> Result<Page, CommandError> {
     let value = |row: &ResultRow| report.objective.value(row);
     let meets = |row: &ResultRow| meets_cell_slo(report.study, row);
@@ -47,13 +47,13 @@ pub(crate) fn make(
     }
     let figures = figures(&FigureInput { report, details: &details, predicted });
     let further: Vec<String> = further.iter().filter(|text| !text.is_empty()).cloned().collect();
-    let study_file = study_file.display().to_string();
+    let study_file = study_file.map(|file| file.display().to_string());
     let html = report_page(&PageInput {
         report,
         best: &answers,
         figures: &figures,
         further: &further,
-        study_file: &study_file,
+        study_file: study_file.as_deref(),
     });
     Ok(Page { html, figures, problems })
 }
