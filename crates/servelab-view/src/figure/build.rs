@@ -214,7 +214,10 @@ fn trade_offs(scene: &Scene<'_>) -> Vec<Figure> {
                 (x, y.clone()),
             );
             Figure {
-                title: format!("Throughput against {}", tab.to_lowercase()),
+                title: format!(
+                    "Throughput against {}",
+                    if tab.chars().any(|c| c.is_ascii_lowercase()) { tab.to_lowercase() } else { (*tab).to_owned() }
+                ),
                 caption: "Each marker is one load level of one configuration (mean over repeats; whiskers: lowest and highest \
                           repeat). The dashed front joins what no other beats in both."
                     .to_owned(),

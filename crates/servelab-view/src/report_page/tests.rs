@@ -154,7 +154,6 @@ fn who_wins_where() {
     let text = regimes::table(figure, None).unwrap().to_text(None);
     let first = text.lines().nth(2).unwrap();
     assert!(first.starts_with("up to "), "{text}");
-    assert!(text.contains("open 1/s poisson") && text.contains("open 2/s poisson"), "{text}");
     // Twice the GPUs, half the rate for each.
     let mut doubled = figure.clone();
     doubled.series.iter_mut().for_each(|series| series.gpus = 2);
