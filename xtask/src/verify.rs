@@ -16,6 +16,8 @@ use clap::ValueEnum;
 pub(crate) enum Name {
     /// A study against a real vLLM on CPU, installed for the purpose
     Vllm,
+    /// A real vLLM on CPU under a dozen starts: ranks, profiler, FP8, prefixes, flags, a killed worker
+    Engine,
     /// The simulated scheduler against the real one's decisions, recorded anew
     Scheduler,
     /// Predictions of a real vLLM on CPU: two cells calibrate, two others are predicted
@@ -26,6 +28,7 @@ impl Name {
     fn text(self) -> &'static str {
         match self {
             Self::Vllm => "vllm",
+            Self::Engine => "engine",
             Self::Scheduler => "scheduler",
             Self::Predict => "predict",
         }
@@ -36,6 +39,11 @@ impl Name {
             Self::Vllm => {
                 "A real vLLM (CPU build) serves a tiny model; a study of two points × two loads runs against it: exact greedy tokens, \
                  token counts, Prometheus series, effective configuration, resume after kill -9."
+            }
+            Self::Engine => {
+                "A real vLLM (CPU build) serves a tiny model: flags asked about beforehand, two tensor-parallel ranks with torch profiler \
+                 and execution traces, two data-parallel engines with a label each, FP8 beside BF16 KV with greedy answers compared, \
+                 prefix caching on and off, an unknown flag, a worker that is killed while it streams."
             }
             Self::Scheduler => {
                 "vLLM's own Scheduler class (CPU build, no model runs) is driven through named and random scenarios by \
@@ -55,6 +63,7 @@ pub(crate) fn verify(root: &Path, name: Name) -> Result<(), Box<dyn Error>> {
     let scratch = tempfile::tempdir()?;
     let (command, env) = match name {
         Name::Vllm => vllm(root, scratch.path(), "real_vllm")?,
+        Name::Engine => vllm(root, scratch.path(), "real_engine")?,
         Name::Predict => vllm(root, scratch.path(), "real_predict")?,
         Name::Scheduler => scheduler(root, scratch.path())?,
     };

@@ -10,6 +10,7 @@ use servelab_load::http::post_json;
 use servelab_load::{ApiKey, Endpoint};
 
 use crate::control::RunControl;
+use crate::harness::HarnessPlan;
 use crate::job::unix_ns;
 
 /// Most probable tokens asked for at each position.
@@ -26,6 +27,8 @@ pub struct AccuracyPlan {
     pub prompts: Vec<String>,
     /// Output tokens of each.
     pub max_tokens: u32,
+    /// Tasks for lm-evaluation-harness.
+    pub lm_eval: Option<HarnessPlan>,
 }
 
 impl AccuracyPlan {
@@ -169,7 +172,7 @@ mod tests {
     }
 
     fn plan(n: usize) -> AccuracyPlan {
-        AccuracyPlan { prompts: (0..n).map(|n| format!("prompt {n}")).collect(), max_tokens: 4 }
+        AccuracyPlan { prompts: (0..n).map(|n| format!("prompt {n}")).collect(), max_tokens: 4, lm_eval: None }
     }
 
     #[test]

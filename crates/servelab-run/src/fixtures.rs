@@ -196,6 +196,19 @@ fn engine_process() {
     }
 }
 
+/// Writes a program that may be started at once. Another process writes it: were it open for writing here, a child that
+/// another test starts in that instant would keep it so, and starting it would fail with "text file busy".
+pub(crate) fn executable(path: &std::path::Path, text: &str) {
+    let mut writer = std::process::Command::new("/bin/sh")
+        .args(["-c", "cat > \"$0\" && chmod 755 \"$0\""])
+        .arg(path)
+        .stdin(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    writer.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
+    assert!(writer.wait().unwrap().success());
+}
+
 /// The command line of a fake engine: finds `--port` as the runner appends it.
 pub(crate) fn fake_engine_role(env: &[(&str, &str)]) -> RolePlan {
     let script = "while [ $# -gt 0 ]; do [ \"$1\" = --port ] && export FAKE_ENGINE_PORT=\"$2\"; shift; done; \

@@ -202,6 +202,7 @@ pub fn served_model(point: &PlannedPoint, role: Option<&RolePlan>) -> String {
     let positional =
         || argv.get(2).filter(|arg| argv.get(1).is_some_and(|a| a == "serve") && !arg.starts_with('-')).cloned();
     value_of("--served-model-name")
+        .or_else(|| value_of("--alias"))
         .or_else(|| planned("served_name"))
         .or_else(positional)
         .or_else(|| value_of("--model"))

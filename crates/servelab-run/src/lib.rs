@@ -17,6 +17,7 @@ mod exclusive;
 #[cfg(test)]
 mod fixtures;
 pub mod glibc;
+mod harness;
 mod job;
 pub mod jobs;
 pub mod launch;
@@ -48,6 +49,7 @@ mod telemetry;
 pub use answers::AccuracyPlan;
 pub use control::{RunControl, SignalGuard};
 pub use error::RunError;
+pub use harness::HarnessPlan;
 pub use job::{new_job_id, own_scheduler_id, take_job};
 pub use launch::{Engine, quote};
 pub use observe::{FailedCell, Observer, RunEvent, RunSummary, ServerPhase, SkippedCell};

@@ -93,6 +93,7 @@ pub(crate) fn launch(plan: &ProfilePlan, raw: &Path, takes_flag: bool, nsys: Opt
         } else {
             out.env.push(("VLLM_TORCH_PROFILER_DIR".to_owned(), folder.clone()));
             out.env.push(("VLLM_TORCH_PROFILER_WITH_STACK".to_owned(), "0".to_owned()));
+            out.env.push(("VLLM_TORCH_PROFILER_USE_GZIP".to_owned(), "0".to_owned()));
         }
         if torch.execution_trace {
             // Every rank's observer makes a file of its own there; its process id says whose it is.
@@ -333,6 +334,7 @@ mod tests {
             [
                 "VLLM_TORCH_PROFILER_DIR",
                 "VLLM_TORCH_PROFILER_WITH_STACK",
+                "VLLM_TORCH_PROFILER_USE_GZIP",
                 "ENABLE_PYTORCH_EXECUTION_TRACE",
                 "TMPDIR",
                 "VLLM_RPC_BASE_PATH",

@@ -375,7 +375,13 @@ impl Launcher<'_> {
             if reply.is_success() { serde_json::from_str(&reply.body).ok() } else { None }
         };
         let version = ask("/version", ASK_TIMEOUT).and_then(|value| Some(value.get("version")?.as_str()?.to_owned()));
-        let server_info = ask("/server_info?config_format=json", INFO_TIMEOUT);
+        // vLLM's in development mode, SGLang's, llama.cpp's.
+        let mut pages = ["/server_info?config_format=json", "/get_server_info", "/props"].into_iter();
+        let server_info = pages.find_map(|page| ask(page, INFO_TIMEOUT));
+        let version = version.or_else(|| {
+            let named = ["version", "build_info"].iter().find_map(|name| server_info.as_ref()?.get(*name));
+            Some(named?.as_str()?.to_owned())
+        });
         let text = log.as_deref().and_then(|path| fs::read(path).ok()).unwrap_or_default();
         let facts = ServerLogFacts::parse(&String::from_utf8_lossy(&text));
         let mut asked = point.config.clone();
@@ -443,9 +449,12 @@ impl PointServer {
             std::thread::sleep(Duration::from_millis(50));
         }
         if self.can_reset_cache {
-            let url = format!("{}/reset_prefix_cache", self.base_url);
-            let reply = post_json(&url, &json!({}), ASK_TIMEOUT, self.api_key.as_ref());
-            self.can_reset_cache = reply.is_ok_and(|reply| reply.is_success());
+            // vLLM's path, then SGLang's.
+            self.can_reset_cache = ["/reset_prefix_cache", "/flush_cache"].iter().any(|path| {
+                let url = format!("{}{path}", self.base_url);
+                let reply = post_json(&url, &json!({}), ASK_TIMEOUT, self.api_key.as_ref());
+                reply.is_ok_and(|reply| reply.is_success())
+            });
         }
     }
 
@@ -453,7 +462,14 @@ impl PointServer {
     fn requests_inside(&self) -> Option<f64> {
         let reply = get_text(&format!("{}/metrics", self.base_url), ASK_TIMEOUT, self.api_key.as_ref()).ok()?;
         let samples = parse(&reply.body).samples;
-        let names = ["vllm:num_requests_running", "vllm:num_requests_waiting", "sglang:num_running_reqs"];
+        let names = [
+            "vllm:num_requests_running",
+            "vllm:num_requests_waiting",
+            "sglang:num_running_reqs",
+            "sglang:num_queue_reqs",
+            "llamacpp:requests_processing",
+            "llamacpp:requests_deferred",
+        ];
         Some(samples.iter().filter(|s| names.contains(&s.name.as_str())).map(|s| s.value).sum())
     }
 

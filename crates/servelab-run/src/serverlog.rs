@@ -47,6 +47,7 @@ impl ServerLogFacts {
             set(&mut self.engine_config, parse_kwargs(config));
         }
         engine_line(&mut self.engine, line);
+        other_engine_line(&mut self.engine, line);
         self.is_debug |= is_debug_line(line);
     }
 }
@@ -92,6 +93,31 @@ fn engine_line(engine: &mut EngineFacts, line: &str) {
     }
 }
 
+/// SGLang's and llama.cpp's words for the same.
+fn other_engine_line(engine: &mut EngineFacts, line: &str) {
+    if let Some(text) = after(line, "Load weight end.") {
+        engine.model_memory_gib = engine.model_memory_gib.or_else(|| after(text, ", mem usage=").and_then(number));
+    }
+    if let Some(text) = after(line, "KV Cache is allocated.")
+        && let Some(tokens) = after(text, "#tokens: ").and_then(number)
+    {
+        engine.kv_cache_tokens.get_or_insert(tokens as u64);
+    }
+    if let Some(text) = after(line, "Capture cuda graph end.") {
+        engine.graph_capture_s = engine.graph_capture_s.or_else(|| after(text, "Time elapsed: ").and_then(number));
+        engine.graph_memory_gib = engine.graph_memory_gib.or_else(|| after(text, "mem usage=").and_then(number));
+    }
+    // `load_tensors: CUDA0 model buffer size = 4095.05 MiB`, one line per device.
+    if let Some(mib) = after(line, " model buffer size = ").and_then(number) {
+        engine.model_memory_gib = Some(engine.model_memory_gib.unwrap_or(0.0) + mib / 1024.0);
+    }
+    if let Some(tokens) = after(line, "n_ctx         = ").or_else(|| after(line, "n_ctx      = ")).and_then(number)
+        && line.contains("llama_context")
+    {
+        engine.kv_cache_tokens.get_or_insert(tokens as u64);
+    }
+}
+
 /// The KV cache's blocks from a page of metrics: newer vLLM versions log tokens only.
 pub fn cache_facts(engine: &mut EngineFacts, page: &str) {
     let samples = servelab_load::prometheus::parse(page).samples;
@@ -119,6 +145,7 @@ fn after<'a>(line: &'a str, marker: &str) -> Option<&'a str> {
 
 /// A number at the start of `text`, with or without thousands separators.
 fn number(text: &str) -> Option<f64> {
+    let text = text.trim_start();
     let end = text.find(|c: char| !c.is_ascii_digit() && c != ',' && c != '.').unwrap_or(text.len());
     text.get(..end)?.replace(',', "").trim_end_matches('.').parse().ok()
 }
@@ -192,6 +219,24 @@ mod tests {
         };
         assert_eq!(facts.engine, expected);
         assert!(!facts.is_debug);
+    }
+
+    #[test]
+    fn lines_of_other_engines() {
+        let sglang = ServerLogFacts::parse(
+            "[TP0] Load weight end. type=LlamaForCausalLM, dtype=torch.bfloat16, avail mem=63.31 GB, mem usage=14.98 GB.\n\
+             [TP0] KV Cache is allocated. #tokens: 442208, K size: 26.99 GB, V size: 26.99 GB\n\
+             [TP0] Capture cuda graph end. Time elapsed: 9.21 s. mem usage=1.06 GB. avail mem=7.50 GB.\n",
+        );
+        let got = sglang.engine;
+        assert_eq!((got.model_memory_gib, got.kv_cache_tokens), (Some(14.98), Some(442_208)));
+        assert_eq!((got.graph_capture_s, got.graph_memory_gib), (Some(9.21), Some(1.06)));
+        let llamacpp = ServerLogFacts::parse(
+            "load_tensors:   CPU_Mapped model buffer size =   512.00 MiB\n\
+             load_tensors:        CUDA0 model buffer size =  4096.00 MiB\n\
+             llama_context: n_ctx         = 8192\n",
+        );
+        assert_eq!((llamacpp.engine.model_memory_gib, llamacpp.engine.kv_cache_tokens), (Some(4.5), Some(8192)));
     }
 
     #[test]

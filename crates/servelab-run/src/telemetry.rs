@@ -105,11 +105,10 @@ pub(crate) fn without_exporters(samples: &mut Vec<PromSample>) {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::PermissionsExt as _;
-
     use proptest::prelude::*;
 
     use super::*;
+    use crate::fixtures::executable;
 
     #[test]
     fn lines_of_nvidia_smi() {
@@ -130,8 +129,7 @@ mod tests {
         let done = folder.path().join("printed");
         let script =
             format!("#!/bin/sh\nprintf '0, 100.0, 5, 10, 900\\n'\ntouch '{}'\nexec sleep 600\n", done.display());
-        std::fs::write(&program, script).unwrap();
-        std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
+        executable(&program, &script);
         let telemetry = Telemetry::start(&program, "n0", Duration::from_millis(100), clock::new_epoch()).unwrap();
         let deadline = std::time::Instant::now() + Duration::from_secs(20);
         while !done.exists() && std::time::Instant::now() < deadline {

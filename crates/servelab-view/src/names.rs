@@ -35,6 +35,7 @@ pub fn metric_title(name: &str) -> String {
         "kv_cache_blocks" => "KV blocks",
         "available_kv_gib" => "KV memory (GiB)",
         "kv_max_concurrency" => "Max concurrency",
+        "kv_max_concurrency_tokens" => "of requests of (tokens)",
         "model_load_s" => "Load (s)",
         "compile_s" => "Compile (s)",
         "graph_capture_s" => "Graphs (s)",

@@ -130,6 +130,9 @@ pub(crate) enum EngineArg {
     Vllm,
     /// SGLang
     Sglang,
+    /// llama.cpp's llama-server
+    #[value(name = "llamacpp")]
+    LlamaCpp,
     /// A server that runs already
     External,
 }
@@ -148,6 +151,7 @@ impl StudyArgs {
                 EngineArg::Sim => EngineKind::Sim,
                 EngineArg::Vllm => EngineKind::Vllm,
                 EngineArg::Sglang => EngineKind::Sglang,
+                EngineArg::LlamaCpp => EngineKind::LlamaCpp,
                 EngineArg::External => EngineKind::External,
             }),
             engine_bin: self.engine_bin.clone(),

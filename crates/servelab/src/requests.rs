@@ -11,7 +11,7 @@ use servelab_core::workload::{DEFAULT_BLOCK_SIZE, DatasetSpec, SynthSpec};
 use servelab_data::{DataError, Item, PromptSource, StreamRequest, Tokenizer};
 use servelab_load::arrivals::{self, Arrival, Extent, Rate, Schedule};
 use servelab_load::{Endpoint, Pacing, Pauses, Spread, Stop};
-use servelab_run::{AccuracyPlan, PrepareError, PreparedCell, RequestSource};
+use servelab_run::{AccuracyPlan, HarnessPlan, PrepareError, PreparedCell, RequestSource};
 
 use crate::error::CommandError;
 use crate::feed::{Feed, Instants, Items, Wire};
@@ -69,7 +69,11 @@ impl<'a> StudyRequests<'a> {
                 prompts.push(prompt.body.text().into_owned());
             }
         }
-        Ok(Some(AccuracyPlan { prompts, max_tokens: accuracy.max_tokens }))
+        let lm_eval = accuracy
+            .lm_eval
+            .as_ref()
+            .map(|lm_eval| HarnessPlan { tasks: lm_eval.tasks.iter().cloned().collect(), limit: lm_eval.limit });
+        Ok(Some(AccuracyPlan { prompts, max_tokens: accuracy.max_tokens, lm_eval }))
     }
 
     /// The dataset of a cell; offline levels are exact lengths.

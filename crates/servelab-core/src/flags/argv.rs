@@ -137,6 +137,9 @@ pub fn build_argv(request: &ArgvRequest<'_>, table: &FlagTable) -> Argv {
             builder.admit(name, value, &mut settings);
         }
     }
+    if table.dialect() == Dialect::LlamaCpp {
+        share_context(&mut settings);
+    }
     for (path, (written, value)) in &settings {
         builder.flag(path, written, value);
     }
@@ -147,6 +150,20 @@ pub fn build_argv(request: &ArgvRequest<'_>, table: &FlagTable) -> Argv {
         }
     }
     builder.out
+}
+
+/// llama.cpp divides its context among the slots, and has a type for keys and one for values.
+fn share_context(settings: &mut BTreeMap<String, (String, Value)>) {
+    let whole = |settings: &BTreeMap<String, (String, Value)>, name: &str| settings.get(name)?.1.as_u64();
+    let slots = whole(settings, "max_num_seqs").unwrap_or(1).max(1);
+    if let Some(length) = whole(settings, "max_model_len")
+        && let Some((_, value)) = settings.get_mut("max_model_len")
+    {
+        *value = json!(length.saturating_mul(slots));
+    }
+    if let Some(dtype) = settings.get("kv_cache_dtype").cloned() {
+        settings.entry("kv_cache_dtype_v".to_owned()).or_insert(dtype);
+    }
 }
 
 struct Builder<'a> {
@@ -166,7 +183,12 @@ impl Builder<'_> {
     fn program(&mut self, request: &ArgvRequest<'_>) {
         match self.table.dialect() {
             Dialect::Vllm => self.push(&["vllm", "serve", request.model]),
-            Dialect::Sglang => self.push(&["python3", "-m", "sglang.launch_server", "--model-path", request.model]),
+            // Without the flag there is no /metrics.
+            Dialect::Sglang => {
+                let model = request.model;
+                self.push(&["python3", "-m", "sglang.launch_server", "--model-path", model, "--enable-metrics"]);
+            }
+            Dialect::LlamaCpp => self.push(&["llama-server", "--model", request.model, "--metrics"]),
             Dialect::Sim => {
                 self.push(&["servelab", "sim", "--model", request.model]);
                 if let Some(gpu) = request.gpu {
@@ -174,12 +196,20 @@ impl Builder<'_> {
                 }
             }
         }
+        let is_llamacpp = self.table.dialect() == Dialect::LlamaCpp;
         if let Some(name) = request.served_name {
-            self.push(&["--served-model-name", name]);
+            self.push(&[if is_llamacpp { "--alias" } else { "--served-model-name" }, name]);
         }
     }
 
     fn shape(&mut self, deploy: &RoleDeploy) {
+        if self.table.dialect() == Dialect::LlamaCpp {
+            // It spreads a model's rows over the devices that it sees.
+            if deploy.tp > 1 {
+                self.push(&["--split-mode", "row"]);
+            }
+            return;
+        }
         let long = self.table.dialect() != Dialect::Sglang;
         let name = |vllm: &'static str, sglang: &'static str| if long { vllm } else { sglang };
         let sizes = [
@@ -282,8 +312,8 @@ impl Builder<'_> {
     }
 
     fn flag(&mut self, root: &str, written: &str, value: &Value) {
-        let (name, kind) = if self.table.dialect() == Dialect::Sglang {
-            match self.table.sglang_flag(root) {
+        let (name, kind) = if matches!(self.table.dialect(), Dialect::Sglang | Dialect::LlamaCpp) {
+            match self.table.mapped_flag(root) {
                 Some(mapped) => (mapped.flag.clone(), mapped.kind),
                 None => return,
             }

@@ -6,7 +6,7 @@ use std::sync::OnceLock;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::FlagKind;
+use super::{Dialect, FlagKind};
 
 /// One flag of the newest version in the table.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
@@ -109,6 +109,20 @@ pub(super) fn sglang() -> &'static SglangData {
     DATA.get_or_init(|| serde_json::from_str(include_str!("../../data/sglang-flags.json")).unwrap_or_default())
 }
 
+pub(super) fn llamacpp() -> &'static SglangData {
+    static DATA: OnceLock<SglangData> = OnceLock::new();
+    DATA.get_or_init(|| serde_json::from_str(include_str!("../../data/llamacpp-flags.json")).unwrap_or_default())
+}
+
+/// The table of an engine whose settings are mapped one by one; `None` for vLLM's own names.
+pub(super) fn mapped(dialect: Dialect) -> Option<&'static SglangData> {
+    match dialect {
+        Dialect::Sglang => Some(sglang()),
+        Dialect::LlamaCpp => Some(llamacpp()),
+        Dialect::Vllm | Dialect::Sim => None,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -117,7 +131,9 @@ mod tests {
     #[test]
     fn embedded_tables_parse_and_refer_to_flags() {
         let vllm: VllmData = serde_json::from_str(include_str!("../../data/vllm-flags.json")).expect("vLLM table");
-        let _: SglangData = serde_json::from_str(include_str!("../../data/sglang-flags.json")).expect("SGLang table");
+        for text in [include_str!("../../data/sglang-flags.json"), include_str!("../../data/llamacpp-flags.json")] {
+            let _: SglangData = serde_json::from_str(text).expect("a mapped table");
+        }
         assert!(vllm.flags.len() > 300, "the whole help of 0.32 is there");
         let root = |setting: &str| setting.split('.').next().unwrap_or(setting).to_owned();
         for (name, gone) in &vllm.gone {

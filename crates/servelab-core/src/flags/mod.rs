@@ -24,6 +24,8 @@ pub enum Dialect {
     Vllm,
     /// `python -m sglang.launch_server`.
     Sglang,
+    /// llama.cpp.
+    LlamaCpp,
     /// `servelab sim`, which reads vLLM's flags.
     Sim,
 }
@@ -34,6 +36,7 @@ impl Dialect {
         match kind {
             "vllm" => Some(Self::Vllm),
             "sglang" => Some(Self::Sglang),
+            "llamacpp" => Some(Self::LlamaCpp),
             "sim" => Some(Self::Sim),
             _ => None,
         }

@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use super::canonical::engine_path;
-use super::data::{FlagSpec, GoneFlag, MappedFlag, sglang, vllm};
+use super::data::{FlagSpec, GoneFlag, MappedFlag, SglangData, mapped, vllm};
 use super::{Dialect, FlagKind, HelpFlags};
 use crate::version::{Answer, Version, VersionSpec};
 
@@ -78,8 +78,8 @@ impl FlagTable {
 
     /// What this version makes of the setting, by any of its spellings.
     pub fn check(&self, name: &str, value: &Value) -> FlagVerdict {
-        if self.dialect == Dialect::Sglang {
-            return self.check_sglang(name);
+        if let Some(table) = mapped(self.dialect) {
+            return check_mapped(table, name);
         }
         let path = engine_path(name);
         let root = path.split('.').next().unwrap_or("");
@@ -102,7 +102,7 @@ impl FlagTable {
 
     /// The value that this version uses when the setting is absent, where that does not depend on the hardware.
     pub fn default_value(&self, name: &str) -> Option<Value> {
-        if self.dialect == Dialect::Sglang {
+        if mapped(self.dialect).is_some() {
             return None;
         }
         let path = engine_path(name);
@@ -132,8 +132,9 @@ impl FlagTable {
         })
     }
 
-    pub(super) fn sglang_flag(&self, name: &str) -> Option<&'static MappedFlag> {
-        sglang().settings.get(name)
+    /// The flag of a setting, for an engine whose settings are mapped one by one.
+    pub(super) fn mapped_flag(&self, name: &str) -> Option<&'static MappedFlag> {
+        mapped(self.dialect)?.settings.get(name)
     }
 
     fn is_at_least(&self, version: &str) -> Answer {
@@ -183,20 +184,20 @@ impl FlagTable {
         FlagVerdict::Known
     }
 
-    fn check_sglang(&self, name: &str) -> FlagVerdict {
-        let path = engine_path(name);
-        if sglang().settings.contains_key(&path) {
-            return FlagVerdict::Known;
-        }
-        FlagVerdict::Unknown { suggestion: nearest_of(&path, sglang().settings.keys()) }
-    }
-
     fn nearest(&self, root: &str) -> Option<String> {
         match &self.help {
             Some(help) => nearest_of(root, help.flags.keys()),
             None => nearest_of(root, vllm().flags.keys()),
         }
     }
+}
+
+fn check_mapped(table: &SglangData, name: &str) -> FlagVerdict {
+    let path = engine_path(name);
+    if table.settings.contains_key(&path) {
+        return FlagVerdict::Known;
+    }
+    FlagVerdict::Unknown { suggestion: nearest_of(&path, table.settings.keys()) }
 }
 
 /// `group_a.member_b` → `group-a.member_b`: vLLM takes members by the names of its fields.
@@ -210,8 +211,8 @@ fn dashed(path: &str) -> String {
 /// The flag of one setting with a plain value, as the engine spells it (`--max-num-seqs`). Nothing is checked.
 pub fn setting_flag(dialect: Dialect, name: &str) -> String {
     let path = engine_path(name);
-    let mapped = sglang().settings.get(&path).filter(|_| dialect == Dialect::Sglang);
-    format!("--{}", mapped.map_or_else(|| dashed(&path), |mapped| mapped.flag.clone()))
+    let flag = mapped(dialect).and_then(|table| table.settings.get(&path));
+    format!("--{}", flag.map_or_else(|| dashed(&path), |flag| flag.flag.clone()))
 }
 
 fn nearest_of<'a>(wanted: &str, names: impl Iterator<Item = &'a String>) -> Option<String> {

@@ -228,10 +228,27 @@ fn other_dialects() {
     let sglang = build_argv(&request, &FlagTable::builtin(Dialect::Sglang, None));
     assert_eq!(
         sglang.argv.join(" "),
-        "python3 -m sglang.launch_server --model-path m --tp-size 2 --disable-radix-cache --disable-cuda-graph \
-         --mem-fraction-static 0.9"
+        "python3 -m sglang.launch_server --model-path m --enable-metrics --tp-size 2 --disable-radix-cache \
+         --disable-cuda-graph --mem-fraction-static 0.9"
     );
     assert_eq!(sglang.notes.len(), 1);
+    let slots = map(json!({"max_num_seqs": 4, "max_model_len": 2048, "kv_cache_dtype": "q8_0", "enable_eplb": true}));
+    let request = ArgvRequest { served_name: Some("tiny"), serve: &slots, ..request };
+    let llamacpp = build_argv(&request, &FlagTable::builtin(Dialect::LlamaCpp, None));
+    assert_eq!(
+        llamacpp.argv.join(" "),
+        "llama-server --model m --metrics --alias tiny --split-mode row --cache-type-k q8_0 --cache-type-v q8_0 \
+         --ctx-size 8192 --parallel 4",
+        "the context is that of all slots together"
+    );
+    assert_eq!(llamacpp.notes.len(), 1, "EPLB is nothing of llama.cpp's: {:?}", llamacpp.notes);
+    assert_eq!(setting_flag(Dialect::LlamaCpp, "max_num_seqs"), "--parallel");
+    assert_eq!(setting_flag(Dialect::Sglang, "max_num_seqs"), "--max-running-requests");
+    assert_eq!(
+        setting_flag(Dialect::Vllm, "speculative_config.num_speculative_tokens"),
+        "--speculative-config.num_speculative_tokens"
+    );
+    let request = ArgvRequest { served_name: None, serve: &serve, ..request };
     let sim = build_argv(&request, &FlagTable::builtin(Dialect::Sim, None));
     assert_eq!(
         sim.argv.join(" "),
@@ -334,4 +351,43 @@ proptest! {
         let request = ArgvRequest { model: "m", served_name: None, gpu: None, deploy: RoleDeploy::default(), serve: &serve, role_extras: &serve };
         let _ = build_argv(&request, &table);
     }
+}
+
+/// 98 command lines that were run against the real 0.32: what its parser takes the table knows, what it does not know the
+/// table leaves out.
+#[test]
+fn the_table_agrees_with_a_real_parser() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../../shared/samples/vllm/flags/flagtest.out");
+    let Ok(text) = std::fs::read_to_string(path) else {
+        println!("skipped: {path} is not here");
+        return;
+    };
+    let table = table("0.32.0");
+    let mut checked = 0;
+    for case in text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok()) {
+        let parse = case["parse"].as_str().unwrap_or_default();
+        let refused = parse.split_once("unrecognized arguments: ").map(|(_, rest)| rest);
+        if parse != "ok" && refused.is_none() {
+            continue;
+        }
+        for flag in case["args"].as_array().into_iter().flatten().filter_map(Value::as_str) {
+            // Short forms and abbreviations are for people at a prompt; the builder writes whole names.
+            let Some(name) = flag.strip_prefix("--").filter(|name| *name != "max-num-se") else { continue };
+            let name = name.split(['=', '.']).next().unwrap_or(name);
+            let name = name.strip_prefix("no-").unwrap_or(name);
+            let verdict = table.check(name, &Value::Null);
+            let is_absent = matches!(
+                verdict,
+                FlagVerdict::Unknown { .. } | FlagVerdict::Removed { .. } | FlagVerdict::Renamed { .. }
+            );
+            assert_eq!(
+                is_absent,
+                refused.is_some_and(|rest| rest.contains(flag)),
+                "{flag} in {}: {verdict:?}",
+                case["name"]
+            );
+            checked += 1;
+        }
+    }
+    assert!(checked > 60, "{checked} flags were looked at");
 }

@@ -21,8 +21,8 @@ pub use design::{
 };
 pub use load::{ClosedLoad, LoadSection, OfflineLoad, OpenLoad, SteadyStop, Stop, Warmup};
 pub use policy::{
-    Accuracy, Budget, CellSlo, Compat, Constraint, Estimate, Expect, NetworkGate, NsysProfile, OnViolation, Order,
-    Probe, Profile, Ranks, Repeats, Report, RequestSlo, StopRule, Target, TorchProfile,
+    Accuracy, Budget, CellSlo, Compat, Constraint, Estimate, Expect, LmEval, NetworkGate, NsysProfile, OnViolation,
+    Order, Probe, Profile, Ranks, Repeats, Report, RequestSlo, StopRule, Target, TorchProfile,
 };
 
 use crate::ordered::{OneOrMany, OrderedMap};
@@ -137,6 +137,9 @@ pub enum EngineKind {
     Vllm,
     /// SGLang.
     Sglang,
+    /// llama.cpp's `llama-server`.
+    #[serde(rename = "llamacpp")]
+    LlamaCpp,
     /// The simulated engine.
     Sim,
     /// Any OpenAI-compatible server, started by somebody else.
@@ -149,6 +152,7 @@ impl EngineKind {
         match self {
             Self::Vllm => "vllm",
             Self::Sglang => "sglang",
+            Self::LlamaCpp => "llamacpp",
             Self::Sim => "sim",
             Self::External => "external",
         }

@@ -308,7 +308,7 @@ impl JsonSchema for Expect {
 }
 
 /// Greedy answers compared with the baseline point's.
-#[derive(Debug, Clone, Copy, PartialEq, serde::Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, serde::Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Accuracy {
     /// Prompts asked.
@@ -317,6 +317,18 @@ pub struct Accuracy {
     pub max_tokens: u32,
     /// Share of answers (0–1) that may differ.
     pub max_mismatch: f64,
+    /// Tasks to hand over to lm-evaluation-harness, where it is installed.
+    pub lm_eval: Option<LmEval>,
+}
+
+/// What lm-evaluation-harness (`lm_eval`) is asked, against the server's completions.
+#[derive(Debug, Clone, PartialEq, serde::Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct LmEval {
+    /// Names of its tasks.
+    pub tasks: OneOrMany<String>,
+    /// Documents per task; default: all.
+    pub limit: Option<u32>,
 }
 
 /// A rule that ends a cell or skips the rest of a ladder.

@@ -152,7 +152,7 @@ struct FlagSet {
 
 /// Asks about every distinct flag set of the plan's points that nothing speaks against yet.
 pub fn check_engine(plan: &Plan, request: &CheckRequest<'_>) -> Result<EngineCheck, CheckError> {
-    if request.dialect == Dialect::Sim {
+    if matches!(request.dialect, Dialect::Sim | Dialect::LlamaCpp) {
         return Err(CheckError::NotAsked);
     }
     let python = python_of(request.program).ok_or_else(|| CheckError::NoPython(request.program.to_owned()))?;

@@ -1,16 +1,13 @@
-use std::os::unix::fs::PermissionsExt as _;
-
 use proptest::prelude::*;
 use servelab_core::plan::{Placement, RolePlan};
 
 use super::*;
-use crate::fixtures::{plan, point};
+use crate::fixtures::{executable, plan, point};
 
 /// A Python that answers instead of the engine: a shell script under the name that the program's first line gives.
 fn fake_engine(folder: &Path, script: &str) -> PathBuf {
     let python = folder.join("python3");
-    std::fs::write(&python, format!("#!/bin/sh\ncat > '{}/asked'\n{script}\n", folder.display())).unwrap();
-    std::fs::set_permissions(&python, std::fs::Permissions::from_mode(0o755)).unwrap();
+    executable(&python, &format!("#!/bin/sh\ncat > '{}/asked'\n{script}\n", folder.display()));
     let program = folder.join("vllm");
     std::fs::write(&program, format!("#!{}\n", python.display())).unwrap();
     program

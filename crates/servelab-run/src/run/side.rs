@@ -10,10 +10,11 @@ use servelab_core::state::CellState;
 use servelab_store::write_json;
 
 use super::profiling::without_profile;
-use super::{Run, RunInput};
+use super::{Run, RunInput, search_path};
 use crate::answers::{Asked, ask_all};
 use crate::error::RunError;
-use crate::launch::{role_to_start, served_model};
+use crate::harness;
+use crate::launch::{find_program, role_to_start, served_model};
 use crate::observe::ServerPhase;
 use crate::server::{PointServer, StartOutcome, headline};
 use crate::source::RequestSource;
@@ -86,6 +87,15 @@ impl Run<'_> {
                 self.recorder.notice(format!("  {}: {n} of {} greedy answers kept", who(), plan.prompts.len()));
             }
             Some(Err(reason)) => self.recorder.notice(format!("  {}: no greedy answers: {reason}", who())),
+        }
+        if let Some(tasks) = plan.lm_eval.as_ref().filter(|_| !self.control.is_stopping()) {
+            let program = find_program("lm_eval".as_ref(), search_path(self.input).as_deref());
+            let folder = self.input.root.point_dir(&point.id)?;
+            let record = harness::hand_over(tasks, program.as_deref(), asked, &folder, self.control);
+            if let Some(reason) = &record.absent {
+                self.recorder.notice(format!("  {}: no lm-evaluation-harness: {reason}", who()));
+            }
+            write_json(&folder.join(harness::RECORD), &record)?;
         }
         Ok(())
     }

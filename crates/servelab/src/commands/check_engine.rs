@@ -21,7 +21,7 @@ pub(crate) fn check(input: &StudyInput, plan: &Plan, ui: Ui) -> Result<EngineChe
     let (dialect, usual) = match input.study.engine.kind {
         EngineKind::Vllm => (Dialect::Vllm, "vllm"),
         EngineKind::Sglang => (Dialect::Sglang, "python3"),
-        EngineKind::Sim | EngineKind::External => {
+        EngineKind::LlamaCpp | EngineKind::Sim | EngineKind::External => {
             return Err(CommandError::usage(
                 "`--check-engine` asks an installed vLLM or SGLang; this study has another engine",
             )

@@ -95,6 +95,7 @@ pub(crate) fn engine_program(input: &StudyInput) -> Option<PathBuf> {
     let engine = &input.study.engine;
     match engine.kind {
         EngineKind::Vllm => Some(PathBuf::from(engine.bin.as_deref().unwrap_or("vllm"))),
+        EngineKind::LlamaCpp => Some(PathBuf::from(engine.bin.as_deref().unwrap_or("llama-server"))),
         EngineKind::Sglang => Some(PathBuf::from(engine.bin.as_deref().unwrap_or("python3"))),
         EngineKind::Sim | EngineKind::External => None,
     }

@@ -172,10 +172,11 @@ fn engine(input: &StudyInput) -> Result<Engine, CommandError> {
                     .map_err(|error| CommandError::failed(format!("cannot find this program's own file: {error}")))?,
             },
         },
-        EngineKind::Vllm | EngineKind::Sglang => {
+        EngineKind::Vllm | EngineKind::Sglang | EngineKind::LlamaCpp => {
             check_model(input)?;
             let program = PathBuf::from(engine.bin.as_deref().unwrap_or(match engine.kind {
                 EngineKind::Vllm => "vllm",
+                EngineKind::LlamaCpp => "llama-server",
                 _ => "python3",
             }));
             let search_path = std::env::var_os("PATH");

@@ -117,7 +117,7 @@ pub(crate) fn row_context(input: &StudyInput, plan: &Plan) -> RowContext {
     RowContext {
         site: Some(input.site.site.clone()),
         gpu_model: input.site.hardware.gpu.clone(),
-        accuracy: input.study.accuracy.map(|accuracy| AccuracyGuard {
+        accuracy: input.study.accuracy.as_ref().map(|accuracy| AccuracyGuard {
             baseline: baseline.map(|point| point.id.clone()),
             max_mismatch: accuracy.max_mismatch,
         }),

@@ -546,7 +546,9 @@ fn engine_there(input: &StudyInput) -> Result<Engine, CommandError> {
     let engine = &input.study.engine;
     Ok(match engine.kind {
         EngineKind::Sim => Engine::Sim { program: PathBuf::from("servelab") },
-        EngineKind::Vllm | EngineKind::Sglang => Engine::Process { program: engine.bin.as_ref().map(PathBuf::from) },
+        EngineKind::Vllm | EngineKind::Sglang | EngineKind::LlamaCpp => {
+            Engine::Process { program: engine.bin.as_ref().map(PathBuf::from) }
+        }
         EngineKind::External => {
             return Err(CommandError::usage("an external engine runs already: a job has nothing to start")
                 .hint("measure it with `servelab run`"));

@@ -19,6 +19,7 @@ mod plan;
 mod portable;
 mod predict;
 mod real_chromium;
+mod real_engine;
 mod real_pandas;
 mod real_predict;
 mod real_slurm;

@@ -171,6 +171,7 @@ fn real_vllm() {
     let prompt = "def greet(name):\n    return 'hello ' + name\n";
     let expected_ids: Vec<i64> = tokenizer.encode(prompt).unwrap().into_iter().map(i64::from).collect();
     super::real_vllm_bench::compare(&real.vllm, &real.models.join(MODEL));
+    super::real_engine::in_ci(&real.vllm, &real.models);
     let lab = Lab::new(real);
 
     // The first run is killed while the second point's open load is being measured.
