@@ -274,7 +274,9 @@ fn a_server_that_dies_costs_one_cell() {
     dying.roles = vec![fake_engine_role(&[("FAKE_ENGINE_DIES_AT", "20")])];
     let lab = Lab::new(vec![dying], &[1, 2, 3], 1);
     let summary = lab.quiet();
-    assert_eq!((count(&summary, CellState::Done), count(&summary, CellState::Failed)), (2, 1), "{summary:?}");
+    // On a busy machine the client may be late, and say so: such a cell was measured all the same.
+    let measured = count(&summary, CellState::Done) + count(&summary, CellState::Invalid);
+    assert_eq!((measured, count(&summary, CellState::Failed)), (2, 1), "{summary:?}");
     lab.assert_nobody_left();
     let [failed] = summary.failures.as_slice() else { panic!("{:?}", summary.failures) };
     assert!(failed.detail.contains("exited with status 42"), "{failed:?}");
