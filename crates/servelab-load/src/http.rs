@@ -81,9 +81,23 @@ pub fn get_text(url: &str, timeout: Duration, api_key: Option<&ApiKey>) -> Resul
 
 /// POSTs a JSON value within `timeout`.
 pub fn post_json(url: &str, value: &Value, timeout: Duration, api_key: Option<&ApiKey>) -> Result<Reply, CallError> {
+    post_json_with(url, value, timeout, api_key, &[])
+}
+
+/// POSTs a JSON value with headers of its own.
+pub fn post_json_with(
+    url: &str,
+    value: &Value,
+    timeout: Duration,
+    api_key: Option<&ApiKey>,
+    headers: &[(&str, String)],
+) -> Result<Reply, CallError> {
     let mut request = agent(timeout).post(url).header("Content-Type", "application/json");
     if let Some(key) = api_key {
         request = request.header("Authorization", bearer(key));
+    }
+    for (name, value) in headers {
+        request = request.header(*name, value);
     }
     let outcome = request.send(value.to_string().as_bytes()).and_then(read);
     outcome.map_err(|source| CallError { method: "POST", url: url.to_owned(), source: Box::new(source) })

@@ -142,6 +142,9 @@ pub struct LoadSpec {
     /// Seconds of the server's time that pass in one of ours (see `simtime`); 1 for every real server. Everything else
     /// here, and all results, are in the server's time.
     pub speedup: f64,
+    /// Each request carries `X-Request-Id: <this><request_idx>`, so that records made on its way can be joined with this
+    /// client's.
+    pub request_ids: Option<String>,
 }
 
 impl LoadSpec {
@@ -169,6 +172,7 @@ impl LoadSpec {
             source_addresses: Vec::new(),
             canary: true,
             speedup: 1.0,
+            request_ids: None,
         }
     }
 

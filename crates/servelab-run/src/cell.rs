@@ -6,8 +6,8 @@ use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use servelab_core::metrics::counter_resets;
-use servelab_core::plan::{PlannedCell, PlannedPoint};
+use servelab_core::metrics::{counter_resets, kv_transfer};
+use servelab_core::plan::{PlannedCell, PlannedPoint, RolePlan};
 use servelab_core::result::{BenchResult, Severity};
 use servelab_core::state::CellState;
 use servelab_core::study::StopRule;
@@ -21,8 +21,10 @@ use servelab_load::{
 use servelab_store::{AttemptDir, StoreError, WindowInfo, write_json};
 
 use crate::control::RunControl;
+use crate::crew::{ROUTER, is_split};
 use crate::environment::Machine;
 use crate::error::RunError;
+use crate::legwatch::{LegWatch, request_ids};
 use crate::observe::RunEvent;
 use crate::options::RunOptions;
 use crate::recorder::Recorder;
@@ -86,7 +88,8 @@ impl Bench<'_> {
         self.recorder.cell(attempt, CellState::Warming, None, None)?;
         server.settle(self.control);
         let clock = new_epoch();
-        let target = ScrapeTarget { node: self.machine.host.clone(), url: format!("{}/metrics", server.base_url) };
+        let pages = server.metric_pages(&self.machine.host).into_iter();
+        let targets: Vec<ScrapeTarget> = pages.map(|(node, url)| ScrapeTarget { node, url }).collect();
         let options = ScrapeOptions {
             interval_ns: nanos(self.options.scrape_interval.as_secs_f64()),
             api_key: self.options.launch.api_key.clone(),
@@ -98,11 +101,12 @@ impl Bench<'_> {
             let program = Path::new("nvidia-smi");
             Telemetry::start(program, &self.machine.host, self.options.scrape_interval, clock)
         });
-        let scraper = Scraper::start([target].into_iter().chain(exporter).collect(), &options, clock)
+        let scraper = Scraper::start(targets.into_iter().chain(exporter).collect(), &options, clock)
             .map_err(|source| RunError::System { action: "start the metrics scraper", source })?;
         let spec = self.spec(&mut subject, server, clock);
         let speedup = spec.speedup;
         let subject = &subject;
+        let legs = server.legs.clone().map(|path| LegWatch::begin(path, spec.request_ids.clone(), clock, speedup));
         let mut sink = FileSink::create(attempt.path(), self.options.keep_events)?;
         let (loaded, cut) = self.drive(subject, server, spec, &mut sink)?;
         self.recorder.cell(attempt, CellState::Collecting, None, None)?;
@@ -134,6 +138,9 @@ impl Bench<'_> {
         };
         let records = sink.finish()?;
         self.write_surroundings(subject, server, &outcome, &scraped)?;
+        if let Some(legs) = legs {
+            legs.write(&attempt.path().join("legs.jsonl"))?;
+        }
         let stopped_by = match cut {
             Some(Cut::Cancelled) => {
                 records.drop_unwanted()?;
@@ -187,6 +194,7 @@ impl Bench<'_> {
         spec.warmup = prepared.warmup;
         spec.request_timeout_ns = nanos(subject.cell.settings.request_timeout_s).max(1_000_000);
         spec.drain_timeout_ns = spec.drain_timeout_ns.min(spec.request_timeout_ns);
+        spec.request_ids = server.legs.as_ref().map(|_| request_ids(clock));
         spec.threads = self.options.load_threads.max(1);
         // A simulator says how fast its time runs; a real server says nothing.
         let health = format!("{}/health", server.base_url);
@@ -308,8 +316,13 @@ impl Bench<'_> {
         evidence.ignore_eos = subject.cell.settings.ignore_eos;
         evidence.limits = self.limits(subject.point, &result);
         evidence.server_resets = counter_resets(&scraped.samples, outcome.window_start_ns, outcome.window_end_ns);
-        let is_split = subject.point.roles.iter().any(|role| role.role == "prefill");
-        evidence.servers_per_request = if is_split { 2 } else { 1 };
+        evidence.servers_per_request = if is_split(subject.point) { 2 } else { 1 };
+        if is_split(subject.point)
+            && let Some(transfer) = kv_transfer(&scraped.samples, outcome.window_start_ns, outcome.window_end_ns)
+        {
+            write_json(&subject.attempt.path().join("transfer.json"), &transfer)?;
+            evidence.kv_transfer = Some(transfer);
+        }
         evidence.slots_pause = subject.prepared.slots_pause;
         evidence.expected_prefix_hit_rate = subject.prepared.expected_prefix_hit_rate;
         evidence.simulated = self.is_simulated;
@@ -323,8 +336,17 @@ impl Bench<'_> {
         let is_varied = self.options.varied.iter().any(|name| name == "max_num_seqs");
         let number = |section: &str, name: &str| point.config.get(section)?.get(name)?.as_f64();
         let Some(limit) = number("serve", "max_num_seqs").filter(|_| is_varied) else { return Vec::new() };
-        // The limit holds per data-parallel rank, the metric is summed over them.
-        let ranks = number("deploy", "dp").unwrap_or(1.0).max(1.0);
+        // The limit holds per data-parallel rank, the metric is summed over all of them.
+        let dp = |role: &RolePlan| {
+            let section = match role.role.as_str() {
+                "prefill" => "/deploy/p/dp",
+                "decode" => "/deploy/d/dp",
+                _ => "/deploy/dp",
+            };
+            point.config.pointer(section).and_then(serde_json::Value::as_f64).unwrap_or(1.0).max(1.0)
+        };
+        let roles = point.roles.iter().filter(|role| role.role != ROUTER);
+        let ranks = roles.map(|role| dp(role) * f64::from(role.count)).sum::<f64>().max(1.0);
         let reached = result.server.as_ref().and_then(|server| server.running_max);
         vec![FactorLimit { key: "max_num_seqs".to_owned(), limit: limit * ranks, reached }]
     }

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use servelab_core::plan::{PlannedPoint, RolePlan};
 
+use crate::crew::{ROUTER, is_crew, seats};
 use crate::span::{nodes_of, spread_of};
 
 /// Which engine serves the points of a run.
@@ -38,7 +39,8 @@ impl Engine {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NotHere(pub String);
 
-/// The only role that has to be started here, where so many nodes are; `None` for an external server.
+/// The first role that has to be started here, where so many nodes are (the only one, unless a router stands in front);
+/// `None` for an external server.
 pub fn role_to_start<'a>(
     engine: &Engine,
     point: &'a PlannedPoint,
@@ -47,19 +49,14 @@ pub fn role_to_start<'a>(
     if matches!(engine, Engine::External { .. }) {
         return Ok(None);
     }
-    let (role, others) = match point.roles.split_first() {
-        Some((role, [])) => (role, 0),
-        Some((role, others)) => (role, others.len()),
-        None => return Err(NotHere("the plan names no server to start".to_owned())),
+    let Some(role) = point.roles.first() else {
+        return Err(NotHere("the plan names no server to start".to_owned()));
     };
-    if others > 0 || role.count > 1 {
-        let servers: u32 = point.roles.iter().filter(|role| role.role != "router").map(|role| role.count).sum();
-        return Err(NotHere(format!(
-            "it needs {servers} servers and a router between them; this version of `run` starts one server"
-        )));
-    }
-    if role.argv.len() < 2 {
+    if point.roles.iter().any(|role| role.role != ROUTER && role.argv.len() < 2) {
         return Err(NotHere("the plan has no command line for this engine".to_owned()));
+    }
+    if is_crew(point) {
+        return crew_fits(engine, point).map(|()| Some(role));
     }
     let nodes = nodes_of(role);
     // The simulator rehearses on one machine what does not fit.
@@ -76,6 +73,28 @@ pub fn role_to_start<'a>(
         }
     }
     Ok(Some(role))
+}
+
+/// Several servers behind a router: each on one node, and all on this one, unless they are only rehearsed.
+fn crew_fits(engine: &Engine, point: &PlannedPoint) -> Result<(), NotHere> {
+    if engine.is_simulated() {
+        return Ok(());
+    }
+    if let Some(role) = point.roles.iter().find(|role| role.role != ROUTER && nodes_of(role) > 1) {
+        return Err(NotHere(format!(
+            "a `{}` server spans {} nodes; behind a router this version starts servers of one node only",
+            role.role,
+            nodes_of(role)
+        )));
+    }
+    if let Some(seat) = seats(point).iter().find(|seat| seat.node > 0) {
+        return Err(NotHere(format!(
+            "its servers are spread over nodes (a `{}` server is on the second); this version starts them on one node, \
+             or rehearses them with --engine sim",
+            seat.role.role
+        )));
+    }
+    Ok(())
 }
 
 /// The program that [`command_line`] would start; `None` for an external server.
@@ -304,7 +323,12 @@ mod tests {
         assert!(reason(&vllm, &point).unwrap().contains("2 nodes"));
         assert_eq!(reason(&sim, &point), None);
         point.roles[0].count = 3;
-        assert!(reason(&sim, &point).unwrap().contains("3 servers"));
+        assert_eq!(reason(&sim, &point), None, "rehearsed on one node");
+        assert!(reason(&vllm, &point).unwrap().contains("spans 2 nodes"));
+        point.roles[0].placement[0].node_gpus.remove(&0);
+        assert!(reason(&vllm, &point).unwrap().contains("spread over nodes"));
+        point.roles[0].placement[0].node_gpus = BTreeMap::from([(0, vec![0])]);
+        assert_eq!(reason(&vllm, &point), None);
         point.roles.clear();
         assert!(reason(&sim, &point).is_some());
         assert_eq!(reason(&Engine::External { url: "http://x".to_owned() }, &point), None);

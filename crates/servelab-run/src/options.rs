@@ -8,6 +8,7 @@ use servelab_core::study::{Order, StopRule};
 use servelab_load::ApiKey;
 
 use crate::answers::AccuracyPlan;
+use crate::network::Gate;
 use crate::profile::ProfilePlan;
 use crate::resume::RetryPolicy;
 use crate::schedule::Ordering;
@@ -79,6 +80,8 @@ pub struct RunOptions {
     pub load_threads: u32,
     /// Between two scrapes of the server's metrics.
     pub scrape_interval: Duration,
+    /// What the study demands of the network between nodes.
+    pub gate: Gate,
     /// GPU model, when the site knows it better than nvidia-smi.
     pub gpu_model: Option<String>,
     /// Greedy answers to ask every point for, after its cells.
@@ -105,6 +108,7 @@ impl Default for RunOptions {
             keep_events: true,
             load_threads: 1,
             scrape_interval: Duration::from_millis(500),
+            gate: Gate::default(),
             gpu_model: None,
             accuracy: None,
             profile: None,

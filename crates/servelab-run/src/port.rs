@@ -34,6 +34,21 @@ pub fn reserve_port(base: u16) -> Option<ReservedPort> {
     })
 }
 
+/// `n` consecutive ports at or above `base`, for servers that count from one up.
+pub fn reserve_block(base: u16, n: u16) -> Option<Vec<ReservedPort>> {
+    let mut block: Vec<ReservedPort> = Vec::new();
+    let mut next = base;
+    while block.len() < usize::from(n) {
+        let found = reserve_port(next).filter(|found| found.port() <= base.saturating_add(BLOCK))?;
+        if block.last().is_some_and(|last| found.port() != last.port().saturating_add(1)) {
+            block.clear();
+        }
+        next = found.port().checked_add(1)?;
+        block.push(found);
+    }
+    Some(block)
+}
+
 /// Both addresses: an engine that binds the wildcard fails when anybody has the port on any address.
 fn is_free(port: u16) -> bool {
     TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok() && TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)).is_ok()
@@ -52,6 +67,15 @@ mod tests {
         let found = reserve_port(port).unwrap().port();
         assert!(found > port, "{found} after {port}");
         TcpListener::bind((Ipv4Addr::LOCALHOST, found)).unwrap();
+    }
+
+    #[test]
+    fn blocks_have_no_gaps() {
+        let base = reserve_port(33_000).unwrap().port();
+        let taken = reserve_port(base.saturating_add(2)).unwrap();
+        let block: Vec<u16> = reserve_block(base, 4).unwrap().iter().map(ReservedPort::port).collect();
+        assert!(block.windows(2).all(|pair| pair[1] == pair[0] + 1) && !block.contains(&taken.port()), "{block:?}");
+        assert_eq!(block.len(), 4);
     }
 
     #[test]

@@ -16,6 +16,7 @@ use servelab_load::{ApiKey, Endpoint};
 use servelab_store::{AttemptDir, FailureReport, Root, write_atomic, write_json};
 
 use crate::control::RunControl;
+use crate::crew::{EXIT_WAIT, Member, is_crew};
 use crate::diagnosis::ServerFailure;
 use crate::effective::{EffectiveConfig, compare};
 use crate::environment::Machine;
@@ -37,7 +38,7 @@ use crate::span::{Meeting, Spread, environment_line, nodes_of, rank_arguments, r
 /// How long nodes of a Ray cluster may take to join.
 const RAY_PATIENCE: Duration = Duration::from_secs(600);
 /// Starts that found their port taken before another code is reported.
-const PORT_TRIES: u32 = 3;
+pub(crate) const PORT_TRIES: u32 = 3;
 const ASK_TIMEOUT: Duration = Duration::from_secs(5);
 /// vLLM looks at the whole Python environment before it answers: 4 s seen on two busy cores, more on a shared file system.
 /// An answer given up on would still be worked at during the first cell.
@@ -85,6 +86,8 @@ pub(crate) enum StartOutcome {
 /// A server that serves.
 pub(crate) struct PointServer {
     process: Option<ServerProcess>,
+    /// The engines behind `process`, when it is a router.
+    crew: Vec<Member>,
     /// Held as long as the server has them.
     _ports: Vec<ReservedPort>,
     pub(crate) base_url: String,
@@ -92,6 +95,8 @@ pub(crate) struct PointServer {
     log: Option<PathBuf>,
     /// Where the first token came from.
     pub(crate) endpoint: Endpoint,
+    /// The router's records, where there is one.
+    pub(crate) legs: Option<PathBuf>,
     pub(crate) effective: EffectiveConfig,
     /// Settings that a first start told.
     pub(crate) probed: BTreeMap<String, Value>,
@@ -106,6 +111,9 @@ impl Launcher<'_> {
         role: Option<&RolePlan>,
         attempts: &[AttemptDir],
     ) -> Result<StartOutcome, RunError> {
+        if role.is_some() && is_crew(point) {
+            return self.start_crew(point, attempts);
+        }
         let model = served_model(point, role);
         let probed = match self.probe(point, role, attempts)? {
             ProbeOutcome::Known(probed) => probed,
@@ -165,7 +173,7 @@ impl Launcher<'_> {
         }
     }
 
-    fn folder_of(&self, point: &PlannedPoint) -> Result<PathBuf, RunError> {
+    pub(crate) fn folder_of(&self, point: &PlannedPoint) -> Result<PathBuf, RunError> {
         Ok(match &self.point_folder {
             Some(folder) => folder.clone(),
             None => self.root.point_dir(&point.id)?,
@@ -369,7 +377,37 @@ impl Launcher<'_> {
         probed: &BTreeMap<String, Value>,
     ) -> Result<PointServer, RunError> {
         let Reached { process, ports, base_url, log, ready } = reached;
+        // Of a server that was there already we know no start.
+        let ready_s = process.is_some().then_some(ready.waited.as_secs_f64());
+        let (effective, system) = self.read_back(point, &base_url, log.as_deref(), probed, ready_s);
+        self.write_effective(point, &effective, system.as_ref())?;
         let api_key = self.options.api_key.clone();
+        let crew = Vec::new();
+        Ok(PointServer {
+            process,
+            crew,
+            _ports: ports,
+            base_url,
+            api_key,
+            log,
+            endpoint: ready.endpoint,
+            legs: None,
+            effective,
+            probed: probed.clone(),
+            can_reset_cache: true,
+        })
+    }
+
+    /// What a server says that it runs with.
+    pub(crate) fn read_back(
+        &self,
+        point: &PlannedPoint,
+        base_url: &str,
+        log: Option<&Path>,
+        probed: &BTreeMap<String, Value>,
+        ready_s: Option<f64>,
+    ) -> (EffectiveConfig, Option<Value>) {
+        let api_key = &self.options.api_key;
         let ask = |path: &str, timeout: Duration| -> Option<Value> {
             let reply = get_text(&format!("{base_url}{path}"), timeout, api_key.as_ref()).ok()?;
             if reply.is_success() { serde_json::from_str(&reply.body).ok() } else { None }
@@ -382,36 +420,41 @@ impl Launcher<'_> {
             let named = ["version", "build_info"].iter().find_map(|name| server_info.as_ref()?.get(*name));
             Some(named?.as_str()?.to_owned())
         });
-        let text = log.as_deref().and_then(|path| fs::read(path).ok()).unwrap_or_default();
+        let text = log.and_then(|path| fs::read(path).ok()).unwrap_or_default();
         let facts = ServerLogFacts::parse(&String::from_utf8_lossy(&text));
         let mut asked = point.config.clone();
         if let Some(serve) = asked.get_mut("serve").and_then(Value::as_object_mut) {
             serve.extend(probed.clone());
         }
         let mut effective = compare(&asked, &facts, server_info.as_ref(), version.as_deref());
-        // Of a server that was there already we know no start.
-        effective.engine.ready_s = process.is_some().then_some(ready.waited.as_secs_f64());
+        effective.engine.ready_s = ready_s;
         let page = get_text(&format!("{base_url}/metrics"), ASK_TIMEOUT, api_key.as_ref());
         let page = page.ok().filter(servelab_load::http::Reply::is_success);
         cache_facts(&mut effective.engine, page.as_ref().map_or("", |reply| &reply.body));
+        let system = server_info.as_ref().and_then(|info| info.get("system_env")).cloned();
+        (effective, system)
+    }
+
+    pub(crate) fn write_effective(
+        &self,
+        point: &PlannedPoint,
+        effective: &EffectiveConfig,
+        system: Option<&Value>,
+    ) -> Result<(), RunError> {
         let point_dir = self.folder_of(point)?;
         write_json(&point_dir.join("config.json"), &point.config)?;
-        write_json(&point_dir.join("effective.json"), &effective)?;
-        let info = server_info.as_ref().and_then(|info| info.get("system_env"));
-        let lock = EnvLock::new(&self.machine, &self.surroundings, effective.engine_version.clone(), info);
+        write_json(&point_dir.join("effective.json"), effective)?;
+        let lock = EnvLock::new(&self.machine, &self.surroundings, effective.engine_version.clone(), system);
         write_json(&point_dir.join("env.lock.json"), &lock)?;
-        let probed = probed.clone();
-        Ok(PointServer {
-            process,
-            _ports: ports,
-            base_url,
-            api_key,
-            log,
-            endpoint: ready.endpoint,
-            effective,
-            probed,
-            can_reset_cache: true,
-        })
+        Ok(())
+    }
+
+    /// This program, which is also the router.
+    pub(crate) fn router_program(&self) -> Option<&Path> {
+        match (&self.options.program, self.engine) {
+            (Some(program), _) | (None, Engine::Sim { program }) => Some(program),
+            _ => None,
+        }
     }
 
     /// Ends a server; what survives even SIGKILL is reported, because nothing else can be done about it.
@@ -429,16 +472,61 @@ impl Launcher<'_> {
         if server.process.is_some() {
             self.recorder.server(&point.id, ServerPhase::Stopping, 0.0, None)?;
         }
+        // The router first: what it still carries ends there, not as a failure of a server.
         self.end(server.process.as_mut(), "end of the point");
+        self.end_members(&mut server.crew, "end of the point");
         self.recorder.server(&point.id, ServerPhase::Stopped, started.elapsed().as_secs_f64(), None)?;
         Ok(())
     }
 }
 
 impl PointServer {
-    /// How the process ended, if it has.
+    /// A router (its process, address, log and records) with the engines behind it.
+    pub(crate) fn crew(
+        router: (ServerProcess, String, PathBuf, PathBuf),
+        crew: Vec<Member>,
+        ports: Vec<ReservedPort>,
+        effective: EffectiveConfig,
+        api_key: Option<ApiKey>,
+        endpoint: Endpoint,
+    ) -> Self {
+        let (router, base_url, log, legs) = router;
+        Self {
+            process: Some(router),
+            crew,
+            _ports: ports,
+            base_url,
+            api_key,
+            log: Some(log),
+            endpoint,
+            legs: Some(legs),
+            effective,
+            probed: BTreeMap::new(),
+            can_reset_cache: true,
+        }
+    }
+
+    /// True when a process of it has ended.
     pub(crate) fn has_exited(&mut self) -> bool {
         self.process.as_mut().is_some_and(|process| process.exit().is_some())
+            || self.crew.iter_mut().any(|member| member.process.exit().is_some())
+    }
+
+    /// Where metrics are, by the name of their origin: a node, and behind a router the server on it.
+    pub(crate) fn metric_pages(&self, host: &str) -> Vec<(String, String)> {
+        if self.crew.is_empty() {
+            return vec![(host.to_owned(), format!("{}/metrics", self.base_url))];
+        }
+        let page = |member: &Member| (format!("{host}/{}", member.name), format!("{}/metrics", member.base_url));
+        self.crew.iter().map(page).collect()
+    }
+
+    /// Addresses of the engines.
+    fn engines(&self) -> Vec<&str> {
+        if self.crew.is_empty() {
+            return vec![&self.base_url];
+        }
+        self.crew.iter().map(|member| member.base_url.as_str()).collect()
     }
 
     /// Between cells: the old requests are over and the prefix cache is empty, as far as the engine lets us.
@@ -450,18 +538,19 @@ impl PointServer {
         }
         if self.can_reset_cache {
             // vLLM's path, then SGLang's.
-            self.can_reset_cache = ["/reset_prefix_cache", "/flush_cache"].iter().any(|path| {
-                let url = format!("{}{path}", self.base_url);
-                let reply = post_json(&url, &json!({}), ASK_TIMEOUT, self.api_key.as_ref());
-                reply.is_ok_and(|reply| reply.is_success())
-            });
+            let reset = |url: &str| {
+                ["/reset_prefix_cache", "/flush_cache"].iter().any(|path| {
+                    let reply = post_json(&format!("{url}{path}"), &json!({}), ASK_TIMEOUT, self.api_key.as_ref());
+                    reply.is_ok_and(|reply| reply.is_success())
+                })
+            };
+            let n_reset = self.engines().into_iter().filter(|url| reset(url)).count();
+            self.can_reset_cache = n_reset == self.engines().len();
         }
     }
 
     /// Running and waiting requests by the server's own metrics.
     fn requests_inside(&self) -> Option<f64> {
-        let reply = get_text(&format!("{}/metrics", self.base_url), ASK_TIMEOUT, self.api_key.as_ref()).ok()?;
-        let samples = parse(&reply.body).samples;
         let names = [
             "vllm:num_requests_running",
             "vllm:num_requests_waiting",
@@ -470,12 +559,38 @@ impl PointServer {
             "llamacpp:requests_processing",
             "llamacpp:requests_deferred",
         ];
-        Some(samples.iter().filter(|s| names.contains(&s.name.as_str())).map(|s| s.value).sum())
+        let of = |url: &str| -> Option<f64> {
+            let reply = get_text(&format!("{url}/metrics"), ASK_TIMEOUT, self.api_key.as_ref()).ok()?;
+            let samples = parse(&reply.body).samples;
+            Some(samples.iter().filter(|s| names.contains(&s.name.as_str())).map(|s| s.value).sum())
+        };
+        self.engines().into_iter().map(of).sum()
     }
 
     /// After a cell: does it still serve? A server that stopped answering gets a moment to exit, so that its last words
     /// can be read.
     pub(crate) fn check(&mut self) -> Option<ServerFailure> {
+        let key = self.api_key.as_ref();
+        let is_sick = |member: &mut Member| {
+            let reply = get_text(&format!("{}/health", member.base_url), ASK_TIMEOUT, key);
+            member.process.exit().is_some() || !reply.is_ok_and(|reply| reply.is_success())
+        };
+        if let Some(member) = self.crew.iter_mut().find_map(|member| is_sick(member).then_some(member)) {
+            let deadline = Instant::now() + EXIT_WAIT;
+            while member.process.exit().is_none() && Instant::now() < deadline {
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            let name = &member.name;
+            return Some(match member.process.exit() {
+                Some(exit) => {
+                    ServerFailure::died("server_exited", format!("{name} {}", exit.describe()), Some(&member.log))
+                }
+                None => {
+                    let detail = format!("{name} ({}) is no longer healthy", member.base_url);
+                    ServerFailure::died("server_unhealthy", detail, Some(&member.log))
+                }
+            });
+        }
         let health = format!("{}/health", self.base_url);
         let is_healthy = match get_text(&health, ASK_TIMEOUT, self.api_key.as_ref()) {
             Ok(reply) => reply.is_success() || (self.process.is_none() && matches!(reply.status, 404 | 405)),
@@ -489,7 +604,7 @@ impl PointServer {
             let detail = format!("{health} no longer answers");
             return Some(ServerFailure::died("endpoint_unreachable", detail, None));
         };
-        let deadline = Instant::now() + Duration::from_secs(5);
+        let deadline = Instant::now() + EXIT_WAIT;
         while process.exit().is_none() && Instant::now() < deadline {
             std::thread::sleep(Duration::from_millis(20));
         }
@@ -511,7 +626,7 @@ fn gpus_on_a_node(role: &RolePlan) -> u32 {
 }
 
 /// The log lives with the job, because one server start serves many cells; each attempt shows it too.
-fn show_log(log: &Path, shown: &Path) {
+pub(crate) fn show_log(log: &Path, shown: &Path) {
     if let Some(folder) = shown.parent() {
         let _ = fs::create_dir_all(folder);
     }

@@ -63,6 +63,8 @@ pub(crate) enum Command {
     Sim(commands::sim::SimArgs),
     /// Route requests to replicas, or to prefill and decode servers with the hand-over between them
     Router(commands::router::RouterArgs),
+    /// Test bandwidth and latency between two nodes, against a study's thresholds
+    NetworkTest(commands::network_test::NetworkTestArgs),
     /// Run one rank of a server that spans nodes
     #[command(hide = true)]
     Rank(commands::rank::RankArgs),
@@ -214,6 +216,7 @@ fn dispatch(command: Command, ui: Ui) -> Result<ExitCode, CommandError> {
         Command::Predict(args) => commands::predict::predict(&args, ui),
         Command::Calibrate(args) => commands::calibrate::calibrate(&args, ui),
         Command::Sim(args) => commands::sim::sim(args, ui),
+        Command::NetworkTest(args) => commands::network_test::network_test(&args, ui),
         Command::Router(args) => commands::router::router(args, ui),
         Command::Rank(args) => commands::rank::rank(args, ui),
         Command::RayHead(args) => commands::ray_head::ray_head(args, ui),

@@ -510,23 +510,12 @@ fn warnings(
             study.model.id
         ));
     }
-    out.extend(not_carried_out(study));
     for design in designs {
         if let Some(reason) = &design.blocked {
             out.push(format!("design `{}` {reason}", design.name));
         }
     }
     out
-}
-
-/// Sections that are read and checked, but that this version does not act on.
-fn not_carried_out(study: &Study) -> Vec<String> {
-    let sections = [(study.network.is_some(), "`network`: the gate is not tested".to_owned())];
-    sections
-        .into_iter()
-        .filter(|(given, _)| *given)
-        .map(|(_, text)| format!("not carried out by this version: {text}"))
-        .collect()
 }
 
 impl CompiledDesign {

@@ -41,6 +41,9 @@ pub(super) fn base_settings(study: &Study) -> Vec<(String, Value)> {
     if let Some(place) = deploy.place {
         out.push(("deploy.place".into(), place.name().into()));
     }
+    if let Some(router) = deploy.router {
+        out.push(("deploy.router".into(), router.name().into()));
+    }
     if let Some(launch) = deploy.launch {
         out.push(("deploy.launch".into(), launch.name().into()));
     }

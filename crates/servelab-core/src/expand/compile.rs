@@ -451,7 +451,7 @@ impl Compiler<'_> {
                 let mut row = base.clone();
                 // A shape says everything about sizes: whatever the study's `deploy` gave does not mix with it.
                 for (position, key) in self.space.keys().iter().enumerate() {
-                    let size = !matches!(key.name.as_str(), "nodes" | "gpus_per_node" | "launch");
+                    let size = !matches!(key.name.as_str(), "nodes" | "gpus_per_node" | "launch" | "router");
                     if key.section == Section::Deploy && size {
                         row[position] = UNSET;
                     }

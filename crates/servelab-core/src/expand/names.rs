@@ -7,7 +7,7 @@ use crate::flags::{self, FlagTable, FlagVerdict};
 use crate::source::did_you_mean;
 
 /// Settings of `deploy` by their names in grids and expressions.
-pub const DEPLOY_NAMES: [&str; 18] = [
+pub const DEPLOY_NAMES: [&str; 19] = [
     "mode",
     "nodes",
     "gpus_per_node",
@@ -18,6 +18,7 @@ pub const DEPLOY_NAMES: [&str; 18] = [
     "replicas",
     "launch",
     "place",
+    "router",
     "p.count",
     "p.tp",
     "p.pp",

@@ -88,7 +88,7 @@ fn command(
                 backend,
             },
             serve: &settings,
-            role_extras: &pd_role_extras(role),
+            role_extras: &pd_role_extras(role, table),
         },
         table,
     );

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use serde_json::{Map, Value, json};
 
 use crate::plan::Placement;
-use crate::study::{DeployMode, PlaceMode};
+use crate::study::{DeployMode, PlaceMode, RouterPolicy};
 
 /// Sizes of one role.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -52,6 +52,8 @@ pub struct Shape {
     pub launch: Option<String>,
     /// Placement of roles.
     pub place: PlaceMode,
+    /// How requests find a server, when the study says.
+    pub router: Option<RouterPolicy>,
     /// Why it cannot be placed.
     pub problem: Option<String>,
     /// Where each instance goes, per role name.
@@ -76,6 +78,13 @@ impl Shape {
             None | Some("pack") => PlaceMode::Pack,
             Some("spread") => PlaceMode::Spread,
             Some(other) => return Err(format!("`place` is `pack` or `spread`, not `{other}`")),
+        };
+        let router = match text(get, "router")? {
+            None => None,
+            Some(name) => Some(
+                RouterPolicy::of_name(&name)
+                    .ok_or_else(|| format!("`router` is `round-robin`, `least-loaded` or `session`, not `{name}`"))?,
+            ),
         };
         let size = |name: &str| number(get, name);
         let (first, decode) = match mode {
@@ -115,6 +124,7 @@ impl Shape {
             dp_local: size("dp_local")?,
             launch: text(get, "launch")?,
             place,
+            router,
             problem: None,
             placement: Vec::new(),
         };
@@ -164,6 +174,10 @@ impl Shape {
         out.insert("nodes".into(), self.nodes.into());
         if self.needs_router() {
             out.insert("place".into(), self.place.name().into());
+            // The usual policy is not written, so that studies from before there was a choice keep their ids.
+            if let Some(router) = self.router.filter(|router| *router != RouterPolicy::default()) {
+                out.insert("router".into(), router.name().into());
+            }
         }
         if let Some(dp_local) = self.dp_local {
             out.insert("dp_local".into(), dp_local.into());

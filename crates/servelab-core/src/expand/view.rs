@@ -133,6 +133,7 @@ fn deploy_value(shape: &Shape, name: &str) -> Value {
         ("nodes", _) => number(shape.nodes),
         ("gpus_per_node", _) => number(shape.gpus_per_node),
         ("place", _) => Value::text(shape.place.name()),
+        ("router", _) => shape.router.map_or(Value::Null, |router| Value::text(router.name())),
         ("dp_local", _) => shape.dp_local.map_or(Value::Null, number),
         ("launch", _) => shape.launch.as_deref().map_or(Value::Null, Value::text),
         ("tp", None) => number(shape.first.tp),

@@ -57,7 +57,7 @@ pub struct ArgvRequest<'a> {
     pub deploy: RoleDeploy,
     /// Settings by dotted name. `extra_args`, a list of texts, is passed on verbatim.
     pub serve: &'a BTreeMap<String, Value>,
-    /// Settings of this role, on top of `serve`.
+    /// Settings of this role, unless `serve` says otherwise.
     pub role_extras: &'a BTreeMap<String, Value>,
 }
 
@@ -115,14 +115,17 @@ const RUNNER_OWNED: [&str; 10] = [
 ];
 
 /// What a prefill or decode server is told about KV transfer unless the study says otherwise. A failed transfer must not
-/// end in a silent recompute, hence the policy.
-pub fn pd_role_extras(role: &str) -> BTreeMap<String, Value> {
+/// end in a silent recompute, hence the policy, where the version has one (vllm#26813).
+pub fn pd_role_extras(role: &str, table: &FlagTable) -> BTreeMap<String, Value> {
     let kv_role = match role {
         "prefill" => "kv_producer",
         "decode" => "kv_consumer",
         _ => return BTreeMap::new(),
     };
-    let config = json!({"kv_connector": "NixlConnector", "kv_role": kv_role, "kv_load_failure_policy": "fail"});
+    let mut config = json!({"kv_connector": "NixlConnector", "kv_role": kv_role});
+    if let Some(config) = config.as_object_mut().filter(|_| table.may_be_at_least("0.11.1")) {
+        config.insert("kv_load_failure_policy".to_owned(), "fail".into());
+    }
     BTreeMap::from([("kv_transfer_config".to_owned(), config)])
 }
 
@@ -132,7 +135,8 @@ pub fn build_argv(request: &ArgvRequest<'_>, table: &FlagTable) -> Argv {
     builder.program(request);
     builder.shape(&request.deploy);
     let mut settings: BTreeMap<String, (String, Value)> = BTreeMap::new();
-    for (name, value) in request.serve.iter().chain(request.role_extras) {
+    // The study's own words come last and win.
+    for (name, value) in request.role_extras.iter().chain(request.serve) {
         if name != "extra_args" && !value.is_null() {
             builder.admit(name, value, &mut settings);
         }

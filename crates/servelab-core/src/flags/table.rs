@@ -137,6 +137,11 @@ impl FlagTable {
         mapped(self.dialect)?.settings.get(name)
     }
 
+    /// False when the declared version is known to be older.
+    pub(super) fn may_be_at_least(&self, version: &str) -> bool {
+        self.is_at_least(version) != Answer::No
+    }
+
     fn is_at_least(&self, version: &str) -> Answer {
         match (&self.versions, Version::parse(version)) {
             (Some(declared), Ok(version)) => declared.is_at_least(&version),

@@ -194,7 +194,7 @@ fn old_versions_read_the_environment() {
 fn roles_add_kv_transfer() {
     let serve = map(json!({"kv_transfer_config.kv_buffer_device": "cpu"}));
     for (role, kv_role) in [("prefill", "kv_producer"), ("decode", "kv_consumer")] {
-        let extras = pd_role_extras(role);
+        let extras = pd_role_extras(role, &table("0.32.0"));
         let request = ArgvRequest {
             model: "m",
             served_name: None,
@@ -209,7 +209,35 @@ fn roles_add_kv_transfer() {
         assert_eq!(config["kv_buffer_device"], "cpu");
         assert_eq!(config["kv_load_failure_policy"], "fail");
     }
-    assert!(pd_role_extras("serve").is_empty());
+    assert!(pd_role_extras("serve", &table("0.32.0")).is_empty());
+    let old = pd_role_extras("decode", &table("0.11.0"));
+    assert_eq!(old["kv_transfer_config"], json!({"kv_connector": "NixlConnector", "kv_role": "kv_consumer"}));
+}
+
+#[test]
+fn the_study_chooses_the_connector() {
+    let extras = pd_role_extras("prefill", &table("0.32.0"));
+    let connector =
+        json!({"kv_connector": "ExampleConnector", "kv_connector_extra_config": {"shared_storage_path": "/s"}});
+    for serve in [
+        json!({"kv_transfer_config": connector}),
+        json!({"kv_transfer_config.kv_connector": "ExampleConnector",
+               "kv_transfer_config.kv_connector_extra_config.shared_storage_path": "/s"}),
+    ] {
+        let serve = map(serve);
+        let request = ArgvRequest {
+            model: "m",
+            served_name: None,
+            gpu: None,
+            deploy: RoleDeploy::default(),
+            serve: &serve,
+            role_extras: &extras,
+        };
+        let argv = build_argv(&request, &table("0.32.0"));
+        let config: Value = serde_json::from_str(argv.argv.last().expect("a value")).expect("JSON");
+        assert_eq!((&config["kv_connector"], &config["kv_role"]), (&json!("ExampleConnector"), &json!("kv_producer")));
+        assert_eq!(config["kv_connector_extra_config"]["shared_storage_path"], "/s");
+    }
 }
 
 #[test]

@@ -14,6 +14,7 @@ mod summary;
 #[cfg(test)]
 mod tests;
 mod timing;
+mod transfer;
 mod window;
 
 pub use docs::{METRIC_DOCS, MetricDoc, metrics_markdown};
@@ -31,4 +32,5 @@ pub use timing::{
     CODE_CENSORED, CODE_EARLY_STOP, CODE_UNKNOWN, CODE_ZERO_TOKENS, ClientQueue, Outcome, RequestTimes,
     event_counts_are_guesses, in_flight_interval, is_zero_token_success, outcome, request_in_window,
 };
+pub use transfer::{KvTransfer, TRANSFER_PROOFS, kv_transfer};
 pub use window::InFlight;

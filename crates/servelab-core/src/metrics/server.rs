@@ -170,7 +170,7 @@ pub fn counter_resets(samples: &[PromSample], window_start_ns: i64, window_end_n
 }
 
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct SeriesKey<'a> {
+pub(super) struct SeriesKey<'a> {
     node: &'a str,
     engine: &'a str,
     labels: &'a str,
@@ -182,7 +182,7 @@ struct Gauge {
     max: f64,
 }
 
-struct Scrapes<'a> {
+pub(super) struct Scrapes<'a> {
     /// By metric name, then by origin.
     series: BTreeMap<&'a str, BTreeMap<SeriesKey<'a>, Series>>,
     /// Per node: the last scrape at or before the window and the first at or after it; where there is none, the first
@@ -196,7 +196,7 @@ struct Scrapes<'a> {
 impl<'a> Scrapes<'a> {
     /// The engines' own metrics. Telemetry of GPUs is read at instants of its own, which must not pass for scrapes of
     /// the engine: its counters would be cut there.
-    fn of_engines(samples: &'a [PromSample], start_ns: i64, end_ns: i64) -> Self {
+    pub(super) fn of_engines(samples: &'a [PromSample], start_ns: i64, end_ns: i64) -> Self {
         Self::new(samples.iter().filter(|sample| !gpu::is_telemetry(&sample.metric)), start_ns, end_ns)
     }
 
@@ -264,7 +264,7 @@ impl<'a> Scrapes<'a> {
         Some(increase)
     }
 
-    fn increase(&self, aliases: Aliases) -> Option<f64> {
+    pub(super) fn increase(&self, aliases: Aliases) -> Option<f64> {
         let increases = self.aliased(aliases).into_iter().filter_map(|(key, series)| self.series_increase(key, series));
         increases.reduce(|a, b| a + b)
     }

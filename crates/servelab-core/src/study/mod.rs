@@ -203,10 +203,41 @@ pub struct Deploy {
     pub launch: Option<Launch>,
     /// Placement of roles on nodes.
     pub place: Option<PlaceMode>,
+    /// How the router spreads requests over several servers: `round-robin` (default), `least-loaded`, `session`.
+    pub router: Option<RouterPolicy>,
     /// Prefill role (`pd`).
     pub p: Option<RoleShape>,
     /// Decode role (`pd`).
     pub d: Option<RoleShape>,
+}
+
+/// How requests find one of several servers.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum RouterPolicy {
+    /// One after the other.
+    #[default]
+    RoundRobin,
+    /// The server with the fewest requests under way.
+    LeastLoaded,
+    /// The same server for all turns of a conversation.
+    Session,
+}
+
+impl RouterPolicy {
+    /// The name in files.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::RoundRobin => "round-robin",
+            Self::LeastLoaded => "least-loaded",
+            Self::Session => "session",
+        }
+    }
+
+    /// By its name in files.
+    pub fn of_name(name: &str) -> Option<Self> {
+        [Self::RoundRobin, Self::LeastLoaded, Self::Session].into_iter().find(|policy| policy.name() == name)
+    }
 }
 
 /// Whether prefill and decode share a server.

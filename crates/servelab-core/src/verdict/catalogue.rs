@@ -66,6 +66,8 @@ thresholds! {
     shard_clock_ms: f64 = 1.0;
     /// Time between the starts of two shards' windows above which readers are told, milliseconds.
     shard_skew_ms: f64 = 100.0;
+    /// Transfers below this share of the completed requests mean that decode computed some prompts (0–1).
+    transfer_share: f64 = 0.95;
     /// Prefix-cache hit rate above the expected one that confounds (absolute, 0–1).
     prefix_hit_excess: f64 = 0.05;
     /// Mean prompt tokens up to which a workload has no prefill worth the name.
@@ -173,6 +175,11 @@ pub const VERDICTS: &[VerdictDoc] = &[
         "foreign_traffic",
         "The server finished more requests than this client sent.",
         "Make sure that nobody else uses the server during the window.",
+    ),
+    invalid(
+        "no_kv_transfer",
+        "Prefill and decode ran apart, but the transfer counters stayed at zero, or a request through both was not answered as by the decode server alone. With some transfers failed or missing (below 95 % of the requests) it is a warning.",
+        "Set kv_load_failure_policy=fail; check the side channel (VLLM_NIXL_SIDE_CHANNEL_HOST) and the network (`servelab network-test`); read points/<id>/transfer.json.",
     ),
     invalid(
         "prefix_cache_confounded",

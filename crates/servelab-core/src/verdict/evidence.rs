@@ -3,7 +3,7 @@
 
 use super::backlog::{Backlog, BacklogSamples};
 use crate::metrics::{
-    CODE_EARLY_STOP, CounterInterval, MetricsInput, Outcome, counter_interval, event_counts_are_guesses,
+    CODE_EARLY_STOP, CounterInterval, KvTransfer, MetricsInput, Outcome, counter_interval, event_counts_are_guesses,
     is_zero_token_success, outcome,
 };
 use crate::plan::Load;
@@ -35,6 +35,8 @@ pub struct CellEvidence<'a> {
     pub server_resets: u64,
     /// Server processes that each request passes through (2 under prefill/decode separation).
     pub servers_per_request: u32,
+    /// KV that went from prefill to decode servers; `None` where they are not apart, or nobody looked.
+    pub kv_transfer: Option<KvTransfer>,
     /// Prefix-cache hit rate that the workload implies; `None` when hits are wanted or unknown.
     pub expected_prefix_hit_rate: Option<f64>,
     /// The engine is a simulator.
@@ -60,6 +62,7 @@ impl<'a> CellEvidence<'a> {
             limits: Vec::new(),
             server_resets: 0,
             servers_per_request: 1,
+            kv_transfer: None,
             expected_prefix_hit_rate: None,
             simulated: false,
             slots_pause: false,

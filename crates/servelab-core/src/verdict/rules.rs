@@ -22,6 +22,7 @@ pub(super) const ALL: &[Rule] = &[
     foreign_traffic,
     token_count_mismatch,
     early_stops,
+    no_kv_transfer,
     prefix_cache_confounded,
     debug_logging,
     metrics_partial,
@@ -354,6 +355,34 @@ fn foreign_traffic(evidence: &CellEvidence<'_>) -> Option<VerdictReason> {
         return invalid("foreign_traffic", detail);
     }
     None
+}
+
+fn no_kv_transfer(evidence: &CellEvidence<'_>) -> Option<VerdictReason> {
+    let transfer = evidence.kv_transfer?;
+    let completed = evidence.result.requests.completed;
+    if completed == 0 {
+        return None;
+    }
+    match transfer.has_moved() {
+        None => invalid(
+            "no_kv_transfer",
+            format!("{completed} requests completed, and no server has a counter of KV transfers"),
+        ),
+        Some(false) => invalid(
+            "no_kv_transfer",
+            format!("{completed} requests completed while every counter of KV transfers stood still"),
+        ),
+        Some(true) => {
+            let failed = transfer.failed.filter(|failed| *failed > 0.0);
+            let few = transfer.transfers.filter(|n| *n > 0.0 && *n < LIMITS.transfer_share * completed as f64);
+            let text = match (failed, few) {
+                (Some(failed), _) => format!("{failed:.0} KV transfers failed"),
+                (None, Some(n)) => format!("{completed} requests completed with {n:.0} KV transfers"),
+                (None, None) => return None,
+            };
+            warning("no_kv_transfer", format!("{text}: some prompts were computed by decode servers"))
+        }
+    }
 }
 
 fn prefix_cache_confounded(evidence: &CellEvidence<'_>) -> Option<VerdictReason> {

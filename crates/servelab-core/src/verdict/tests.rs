@@ -1,7 +1,7 @@
 //! Each rule with evidence that triggers it and evidence that must not.
 
 use super::*;
-use crate::metrics::{ClientUsage, MetricsInput, RecordSlices, summarise};
+use crate::metrics::{ClientUsage, KvTransfer, MetricsInput, RecordSlices, summarise};
 use crate::plan::Load;
 use crate::precision::{PrecisionMetric, PrecisionReport};
 use crate::record::{ClockEpoch, EventRecord, Phase, PromSample, RequestRecord, TokenSource};
@@ -440,6 +440,28 @@ fn every_threshold_is_documented() {
             && table.iter().all(|(name, value, words)| !name.is_empty() && !value.is_empty() && words.len() > 15)
     );
     assert!(table.iter().any(|(name, value, _)| (*name, value.as_str()) == ("advice_kv_full", "0.95")), "{table:?}");
+}
+
+#[test]
+fn no_kv_transfer() {
+    let with = |transfers: Option<f64>, hits: Option<f64>, failed: f64| {
+        move |_: &mut BenchResult, e: &mut CellEvidence<'_>| {
+            e.kv_transfer = Some(KvTransfer {
+                transfers,
+                external_hit_tokens: hits,
+                failed: Some(failed),
+                ..KvTransfer::default()
+            });
+        }
+    };
+    triggers("no_kv_transfer", Severity::Invalid, with(None, None, 0.0));
+    triggers("no_kv_transfer", Severity::Invalid, with(Some(0.0), Some(0.0), 0.0));
+    triggers("no_kv_transfer", Severity::Warning, with(Some(399.0), None, 3.0));
+    triggers("no_kv_transfer", Severity::Warning, with(Some(100.0), None, 0.0));
+    silent(with(Some(400.0), None, 0.0));
+    // Two ranks count each transfer twice, and a connector without NIXL's counters shows only hits.
+    silent(with(Some(800.0), Some(0.0), 0.0));
+    silent(with(None, Some(5000.0), 0.0));
 }
 
 #[test]

@@ -53,7 +53,11 @@ impl Worker<'_> {
         let PreparedRequest { body, requested_output_tokens, ignore_eos, .. } = request;
         let mut bytes = Vec::with_capacity(self.setup.route.head_prefix.len() + 24 + body.len());
         bytes.extend_from_slice(&self.setup.route.head_prefix);
-        bytes.extend_from_slice(format!("{}\r\n\r\n", body.len()).as_bytes());
+        bytes.extend_from_slice(format!("{}\r\n", body.len()).as_bytes());
+        if let Some(prefix) = &self.setup.spec.request_ids {
+            bytes.extend_from_slice(format!("X-Request-Id: {prefix}{}\r\n", record.request_idx).as_bytes());
+        }
+        bytes.extend_from_slice(b"\r\n");
         bytes.extend_from_slice(&body);
         self.next_ticket += 1;
         let job = Box::new(Job {

@@ -22,6 +22,7 @@ pub(crate) struct Limits {
     pub(crate) drain_timeout_ns: i64,
     pub(crate) keep_text: bool,
     pub(crate) source_addresses: Vec<IpAddr>,
+    pub(crate) request_ids: Option<String>,
 }
 
 impl Limits {
@@ -36,6 +37,7 @@ impl Limits {
             drain_timeout_ns: spec.drain_timeout_ns,
             keep_text: spec.keep_text,
             source_addresses: spec.source_addresses.clone(),
+            request_ids: spec.request_ids.clone(),
         }
     }
 

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 use servelab_core::ids::{CellId, JobId};
-use servelab_core::plan::{Load, Plan, PlannedCell, RolePlan};
+use servelab_core::plan::{Load, Plan, PlannedCell, PlannedPoint, RolePlan};
 use servelab_core::state::CellState;
 use servelab_core::study::{Order, StopRule};
 use servelab_store::{AttemptDir, Claim, ClaimInfo, ClaimRequest, FailureReport, JobLife, Liveness, Root};
@@ -28,6 +28,7 @@ use crate::error::RunError;
 use crate::estimate::Estimate;
 use crate::job::{Job, job_life, new_job_id, unix_ns};
 use crate::launch::{Engine, NotHere, find_program, program, role_to_start, served_model};
+use crate::network::{NetworkOptions, NetworkReport, between};
 use crate::nodes::Allocation;
 use crate::observe::{FailedCell, Observer, RunEvent, RunSummary, ServerPhase, SkippedCell};
 use crate::options::RunOptions;
@@ -131,6 +132,7 @@ pub fn run(
         total: todo.cells.len() as u64,
         ended: 0,
         summary,
+        network: None,
         held: Vec::new(),
     };
     run.progress();
@@ -277,6 +279,8 @@ struct Run<'a> {
     total: u64,
     ended: u64,
     summary: RunSummary,
+    /// What the network between the first two nodes does, once it was tested.
+    network: Option<Result<NetworkReport, String>>,
     /// Claimed and not over yet.
     held: Vec<AttemptDir>,
 }
@@ -293,6 +297,10 @@ impl<'a> Run<'a> {
         if queue.is_empty() {
             self.estimate.start_ended(None);
             return Ok(());
+        }
+        if let Some(failure) = self.network_failure(start.point) {
+            self.estimate.start_ended(None);
+            return self.fail_all(queue, &failure);
         }
         self.recorder.observer.event(&RunEvent::Start {
             point: start.point.id.clone(),
@@ -358,6 +366,38 @@ impl<'a> Run<'a> {
             self.end(&held, CellState::Cancelled, Some("interrupted"), Some(why), None)?;
         }
         Ok(())
+    }
+
+    /// What the study's `network` section holds against starting a point here. The network is tested once in a run.
+    fn network_failure(&mut self, point: &PlannedPoint) -> Option<ServerFailure> {
+        let gate = &self.input.options.gate;
+        let launch = &self.input.options.launch;
+        let value_of = |name: &str| {
+            let roles = point.roles.iter().find_map(|role| role.env.get(name).cloned());
+            let site = || launch.env.iter().find(|(known, _)| known == name).map(|(_, value)| value.clone());
+            roles.or_else(site).or_else(|| std::env::var(name).ok())
+        };
+        let mut why = gate.forbidden(&value_of);
+        let spans = point.nodes > 1 && self.launcher.allocation.nodes.len() > 1;
+        if why.is_none() && spans && gate.measures() {
+            let allocation = &self.launcher.allocation;
+            let tested = self.network.get_or_insert_with(|| {
+                let program = launch.program.as_deref().ok_or("this program's own file is not known")?;
+                let options = NetworkOptions::default();
+                between(allocation, program, launch.fabric_interface.as_deref(), &options)
+                    .map_err(|error| format!("failed to {error}"))
+            });
+            why = match tested {
+                Ok(report) => {
+                    // For people; the gate's answer does not depend on it.
+                    let _ = servelab_store::write_json(&self.launcher.job_dir.join("network.json"), report);
+                    gate.failing(report)
+                }
+                Err(error) => Some(error.clone()),
+            };
+        }
+        let advice = "servelab network-test shows what the network does; change it, or the study's `network` section";
+        why.map(|why| ServerFailure::new("network_gate", why, Some(advice)))
     }
 
     fn launch(

@@ -398,11 +398,13 @@ fn a_missing_engine_is_one_error() {
 #[test]
 fn points_that_do_not_fit_here_are_named() {
     let mut pd = point("a", &[]);
-    pd.roles.push(fake_engine_role(&[]));
+    let mut second = fake_engine_role(&[]);
+    second.placement[0].node_gpus = BTreeMap::from([(1, vec![0])]);
+    pd.roles.push(second);
     let lab = Lab::new(vec![pd, point("b", &[])], &[1], 1);
     let summary = lab.quiet();
     assert_eq!(count(&summary, CellState::Done), 1);
-    assert!(summary.skipped[0].reason.contains("router between them"), "{summary:?}");
+    assert!(summary.skipped[0].reason.contains("spread over nodes"), "{summary:?}");
     assert_eq!(summary.not_startable, 1);
 }
 

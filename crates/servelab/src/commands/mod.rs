@@ -14,6 +14,7 @@ pub(crate) mod finding;
 pub(crate) mod import;
 pub(crate) mod init;
 pub(crate) mod logs;
+pub(crate) mod network_test;
 pub(crate) mod plan;
 pub(crate) mod predict;
 pub(crate) mod profiles;

@@ -256,6 +256,7 @@ fn options(args: &RunArgs, input: &StudyInput, plan: &Plan, retry: RetryPolicy) 
         varied,
         stop_early: study.stop_early.clone(),
         keep_events: !args.no_events,
+        gate: super::network_test::gate_of(input),
         gpu_model: input.site.hardware.gpu.clone(),
         study_folder: args.study.study.canonicalize().ok().and_then(|path| Some(path.parent()?.to_owned())),
         container_image: input.site.container.as_ref().map(|container| container.image.clone()),

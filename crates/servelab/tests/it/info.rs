@@ -7,7 +7,7 @@ use servelab_testkit::{servelab_snapshot, text};
 use super::place;
 
 /// Every command that there is. A new one is a deliberate change here and in the contract.
-const COMMANDS: [&str; 24] = [
+const COMMANDS: [&str; 25] = [
     "init",
     "plan",
     "dataset",
@@ -26,6 +26,7 @@ const COMMANDS: [&str; 24] = [
     "calibrate",
     "sim",
     "router",
+    "network-test",
     "trace",
     "doctor",
     "explain",

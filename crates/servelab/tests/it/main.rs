@@ -15,6 +15,8 @@ mod findings;
 mod info;
 mod init;
 mod limits;
+mod network;
+mod pd;
 mod plan;
 mod portable;
 mod predict;

@@ -220,7 +220,9 @@ fn the_sizes_of_the_plan_are_the_sizes_of_the_run() {
 #[test]
 fn points_that_cannot_be_started_here_are_named_and_end_in_failure() {
     let place = place();
+    // A real engine's servers on two nodes, and there is one. The program is only looked for.
     let study = concat!(env!("CARGO_MANIFEST_DIR"), "/../../examples/pd-gptoss.yaml");
-    let line = format!("run {study} --engine sim --root out --only 1P-TP2+1D-TP4");
-    place.servelab(&line).run().expect(1).says("2 servers and a router between them").says("no cell can run");
+    let line = format!("run {study} --engine-bin /bin/true --root out --only 8P-TP1+4D-TP2");
+    let out = place.servelab(&line).args(["--set", "model.path=/"]).run().expect(1);
+    out.says("spread over nodes").says("no cell can run");
 }
