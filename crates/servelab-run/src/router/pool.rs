@@ -109,6 +109,12 @@ impl Server {
         Err(failure)
     }
 
+    /// Connections that wait for the next request.
+    #[cfg(test)]
+    pub(super) fn n_idle(&self) -> usize {
+        self.idle.lock().unwrap().len()
+    }
+
     /// Keeps a connection whose answer is complete.
     pub fn keep(&self, stream: TcpStream) {
         self.idle.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push((stream, Instant::now()));

@@ -23,6 +23,7 @@ mod predict;
 mod real_chromium;
 mod real_engine;
 mod real_pandas;
+mod real_pd;
 mod real_predict;
 mod real_slurm;
 mod real_vllm;
