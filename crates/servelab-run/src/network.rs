@@ -383,12 +383,12 @@ pub fn ucx(far: &[String], address: &str, program: &str) -> Option<Result<Networ
 /// The last line of numbers that ucx_perftest prints with `-f`: iterations, 50th percentile, average and overall latency (µs),
 /// average and overall bandwidth (MB/s), message rates.
 fn parse_ucx(text: &str) -> Option<Vec<f64>> {
-    let rows = text.lines().filter_map(|line| {
+    let mut rows = text.lines().filter_map(|line| {
         let words = line.split_whitespace().filter(|word| !matches!(*word, "Final:" | "[thread" | "0]"));
         let numbers: Option<Vec<f64>> = words.map(|word| word.parse::<f64>().ok()).collect();
         numbers.filter(|numbers| numbers.len() >= 7)
     });
-    rows.last()
+    rows.next_back()
 }
 
 /// What a study demands of the network.
