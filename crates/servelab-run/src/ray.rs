@@ -118,6 +118,20 @@ pub fn worker_command(engine: &str, head: IpAddr, port: u16, gpus_per_node: u32)
     words
 }
 
+/// Variables that let the nodes of this start, and nobody else on their network, into the cluster. Newer versions of Ray would
+/// otherwise share one file in the home folder between all clusters of a user, and a node that reads it too early is refused;
+/// older ones know no such thing. Who has set one of these knows better.
+pub fn access(env: &[(String, String)]) -> Vec<(String, String)> {
+    const NAMES: [&str; 3] = ["RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"];
+    let is_set = |name: &&str| env.iter().any(|(known, _)| known == name) || std::env::var_os(name).is_some();
+    if NAMES.iter().any(|name| is_set(&name)) {
+        return Vec::new();
+    }
+    let (Ok(first), Ok(second)) = (crate::new_job_id(), crate::new_job_id()) else { return Vec::new() };
+    let token = format!("{first}{second}").replace('-', "");
+    vec![("RAY_AUTH_MODE".to_owned(), "token".to_owned()), ("RAY_AUTH_TOKEN".to_owned(), token)]
+}
+
 fn place(address: IpAddr, port: u16) -> String {
     std::net::SocketAddr::new(address, port).to_string()
 }
@@ -290,7 +304,8 @@ fn is_complete(head: &RayHead, seen: &Listing) -> bool {
 
 /// How far the cluster is, with who is missing and who came under which address.
 fn state(head: &RayHead, seen: &Listing) -> String {
-    let gpus: f64 = seen.nodes.iter().map(|node| node.gpus).sum();
+    // The sum of nothing is -0.
+    let gpus = seen.nodes.iter().fold(0.0, |sum, node| sum + node.gpus);
     let all = head.nodes.len() as u32 * head.gpus_per_node;
     let mut text = format!("{} of {} nodes and {gpus} of {all} GPUs have joined", seen.nodes.len(), head.nodes.len());
     let names: BTreeSet<&str> = seen.nodes.iter().map(|node| short(&node.name)).collect();
@@ -395,6 +410,15 @@ exec sleep 60"#;
         program(folder.path(), "python3", "exit 1");
         let error = run_head(&head(folder.path(), &[&vllm]), &mut |_| ()).unwrap_err();
         assert!(matches!(error, RayError::CannotAsk { .. }), "{error}");
+    }
+
+    #[test]
+    fn each_start_has_a_key_of_its_own() {
+        let (first, second) = (access(&[]), access(&[]));
+        assert!(first != second && first[1].1.len() == 64 && first[1].1.chars().all(|c| c.is_ascii_hexdigit()));
+        assert!(access(&[("RAY_AUTH_MODE".to_owned(), "disabled".to_owned())]).is_empty());
+        let text = crate::launch::command_text(&["ray".to_owned()], &first, &[]);
+        assert!(!text.contains(&first[1].1), "{text}");
     }
 
     #[test]

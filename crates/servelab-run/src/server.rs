@@ -199,6 +199,7 @@ impl Launcher<'_> {
             argv.extend(rank_arguments(span.spread, &planned, span.n_nodes, 0, span.meeting));
             if span.spread == Spread::Ray {
                 argv = self.ray_head(span, role, &name, &planned);
+                env.extend(ray::access(&env));
             }
             env.push(("VLLM_HOST_IP".to_owned(), span.meeting.address.to_string()));
         }
