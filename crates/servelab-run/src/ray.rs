@@ -124,7 +124,7 @@ pub fn worker_command(engine: &str, head: IpAddr, port: u16, gpus_per_node: u32)
 pub fn access(env: &[(String, String)]) -> Vec<(String, String)> {
     const NAMES: [&str; 3] = ["RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"];
     let is_set = |name: &&str| env.iter().any(|(known, _)| known == name) || std::env::var_os(name).is_some();
-    if NAMES.iter().any(|name| is_set(&name)) {
+    if NAMES.iter().any(is_set) {
         return Vec::new();
     }
     let (Ok(first), Ok(second)) = (crate::new_job_id(), crate::new_job_id()) else { return Vec::new() };
