@@ -404,7 +404,7 @@ fn ray_engine(lab: &Lab<'_>) -> PathBuf {
             // The head must listen where workers look for it.
             format!(
                 "{words}{joined}[ ! -e \"$(dirname \"$0\")/lost-$(hostname)\" ] || exec sleep 600\n\
-                 echo \"{{\\\"ip\\\": \\\"$ip\\\", \\\"name\\\": \\\"$(hostname)\\\", \\\"gpus\\\": $gpus}}\" >\"$joined/$ip\"\n\
+                 echo \"{{\\\"ip\\\": \\\"$ip\\\", \\\"name\\\": \\\"$(hostname)\\\", \\\"gpus\\\": $gpus}}\" >\"$joined/$SLURMD_NODENAME\"\n\
                  [ -z \"$port\" ] || exec {servelab} sim --model head --gpu H100-SXM5-80GB --listen \"$ip:$port\"\n\
                  exec sleep 600\n"
             ),
