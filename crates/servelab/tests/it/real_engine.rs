@@ -287,14 +287,12 @@ fn an_unknown_flag_and_a_killed_worker(lab: &Lab) {
         let is_there = lab.place.path().join("out/studies/ill/events.jsonl").exists();
         (is_there && events().contains("\"measuring\"")).then_some(())
     });
-    // The worker that runs the model, not the front end that streams its tokens.
-    let worker = poll("the worker", Deadline::in_s(60), || {
-        let marked = servelab_testkit::marked_processes(lab.place.mark());
-        marked.into_iter().find(|pid| {
-            let name = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-            let name = String::from_utf8_lossy(&name).into_owned();
-            name.contains("VLLM::Worker") || name.contains("VLLM::EngineCore")
-        })
+    // The worker that runs the model, not the front end that streams its tokens; vLLM's log names its process.
+    let worker: i32 = poll("the worker", Deadline::in_s(60), || {
+        let logs = lab.place.files().into_iter().filter(|(name, _)| name.contains("/server/2-"));
+        let text: String = logs.map(|(_, bytes)| String::from_utf8_lossy(&bytes).into_owned()).collect();
+        let (_, after) = text.split_once("(Worker pid=").or_else(|| text.split_once("(EngineCore pid="))?;
+        after.split(')').next()?.parse().ok()
     });
     servelab_testkit::send(worker, servelab_testkit::Signal::KILL);
     lab.wait(&mut run);
