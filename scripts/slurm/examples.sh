@@ -2,7 +2,7 @@
 # The example studies through a real Slurm: a private one of eight nodes with eight fake GPUs each, the simulated engine, every
 # configuration, few requests. Prints for each study how long it took and what became of its cells.
 #   scripts/slurm/examples.sh [OUT_DIR] [STUDY…]      default: all five, results under target/slurm-examples
-# Exit code 1 when a study did not come to its end: pd-gptoss needs a router, which `run` does not start yet.
+# Exit code 1 when a study did not come to its end.
 # Needs the packages that start-slurm.sh names. SERVELAB names another binary than target/release/servelab, AT_ONCE the jobs in
 # flight (8).
 set -euo pipefail
