@@ -2,6 +2,7 @@
 //! and ends in order whatever happens. Everything that is finished is on disk before anything else begins, so a run that
 //! is killed anywhere is resumed by the same command.
 
+mod ladder;
 mod profiling;
 mod side;
 #[cfg(test)]
@@ -575,27 +576,6 @@ impl<'a> Run<'a> {
         self.recorder.observer.event(&RunEvent::Progress { done: self.ended, total: self.total, remaining_s });
     }
 
-    /// What need not be tried any more after a cell that was too much for the server.
-    fn skip_higher(&mut self, held: &Held<'_>, after: &AfterCell, queue: &mut Vec<Held<'_>>) -> Result<(), RunError> {
-        let load = &held.cell.load;
-        let is_on = self.input.options.stop_early.contains(&StopRule::SaturatedAtLowerRate);
-        let (code, why) = match (&after.stopped_by, load) {
-            (Some(rule), _) => ("stopped_at_lower_load", format!("{} already: {rule}", load.describe())),
-            (None, Load::Open { rate_per_s, .. }) if is_on && after.is_saturated => {
-                ("saturated_at_lower_rate", format!("the server was saturated at {rate_per_s} requests/s already"))
-            }
-            _ => return Ok(()),
-        };
-        let is_higher = |other: &Held<'_>| other.cell.workload == held.cell.workload && is_more(&other.cell.load, load);
-        let (higher, rest): (Vec<Held<'_>>, Vec<Held<'_>>) = std::mem::take(queue).into_iter().partition(is_higher);
-        *queue = rest;
-        for held in &higher {
-            self.summary.saved_s += self.estimate.expected_s(&held.cell.id).unwrap_or(0.0);
-            self.end(held, CellState::Skipped, Some(code), Some(&why), None)?;
-        }
-        Ok(())
-    }
-
     /// An error that ends the run: says so in every claimed attempt, as far as that can still be written. What cannot be
     /// written is taken up again anyway, because its owner will be gone.
     fn give_up(&mut self, error: &RunError) {
@@ -604,15 +584,6 @@ impl<'a> Run<'a> {
             let _ = self.recorder.cell(&attempt, CellState::Failed, Some(error.code()), Some(&text));
             *self.summary.states.entry(CellState::Failed).or_default() += 1;
         }
-    }
-}
-
-/// More of the same kind of load.
-fn is_more(load: &Load, than: &Load) -> bool {
-    match (load, than) {
-        (Load::Open { rate_per_s, .. }, Load::Open { rate_per_s: than, .. }) => rate_per_s > than,
-        (Load::Closed { concurrency, .. }, Load::Closed { concurrency: than, .. }) => concurrency > than,
-        _ => false,
     }
 }
 
